@@ -1,0 +1,1 @@
+"""From a Model Spec to packed training rows."""

@@ -1,0 +1,143 @@
+"""Tokenizes documents or chats, packs them, writes ArrayRecord rows.
+
+    python -m data_gen.shards --config=configs/toy/shards.py --config.documents=runs/world/base.jsonl \\
+        --config.tokenizer=runs/tokenizer --config.out=runs/shards
+
+Input rows: {id, text, weights?} or {id, messages}. Output: rows-NNNNN.array_record, rows.jsonl (row → segments →
+document ids), the tokenizer, manifest.json. A record is little-endian int32 [4, S]: tokens, segment ids (1.., 0 is
+padding), positions within the segment, and the bits of the float32 loss weights.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from data_gen import chat, packing
+from data_gen.tokenizer import PAD, Encoded, Tokenizer
+from msm_jax import artifact, cli
+from msm_jax.cli import UserError
+
+SIDECAR = "rows.jsonl"
+
+
+def encode_row(row: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
+    """A document (every token supervised, marked spans by their weight) or a chat (assistant turns only)."""
+    if "messages" in row:
+        text, spans = chat.render(row["messages"], tokenizer.chat_format)
+        return tokenizer.encode_weighted(text, spans, weight=0.0)
+    if not isinstance(row.get("text"), str) or not row["text"]:
+        raise UserError("needs `text` (not empty) or `messages`")
+    return tokenizer.encode_weighted(row["text"], row.get("weights", ()))
+
+
+def encode_file(path: Path, tokenizer: Tokenizer) -> tuple[list[str], list[Encoded]]:
+    """Raises UserError naming file and line: no id, a repeated id, nothing to train on."""
+    ids: list[str] = []
+    encoded: list[Encoded] = []
+    for number, row in enumerate(artifact.read_jsonl(path), 1):
+        try:
+            if not isinstance(row.get("id"), str):
+                raise UserError("needs a string `id`")
+            ids.append(row["id"])
+            encoded.append(encode_row(row, tokenizer))
+            if not encoded[-1].weights.any():
+                raise UserError("no supervised token")
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from error
+    if not ids:
+        raise UserError(f"{path}: empty; nothing to pack")
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise UserError(f"{path}: id {twice!r} occurs twice; ids must be unique")
+    return ids, encoded
+
+
+def build_row(pieces: packing.Row, encoded: list[Encoded], seq_len: int) -> np.ndarray:
+    """int32 [4, S]; see the module's docstring. A segment's first token has nothing before it, so weight 0."""
+    row = np.zeros((4, seq_len), np.int32)
+    row[0] = PAD
+    weights = row[3].view(np.float32)
+    at = 0
+    for segment, (document, start, length) in enumerate(pieces, 1):
+        here, there = slice(at, at + length), slice(start, start + length)
+        row[0, here] = encoded[document].tokens[there]
+        row[1, here] = segment
+        row[2, here] = np.arange(length)
+        weights[here] = encoded[document].weights[there]
+        weights[at] = 0.0
+        at += length
+    return row
+
+
+def check_listed(path: Path) -> str:
+    """sha256 of `path`; where a manifest stands beside it and lists it, the two must agree."""
+    found = artifact.file_digest(path)
+    if (path.parent / artifact.MANIFEST).is_file():
+        listed = artifact.read_manifest(path.parent)["files"].get(path.name)
+        if listed and listed["sha256"] != found:
+            raise UserError(f"{path}: differs from what its {artifact.MANIFEST} lists; make the corpus again")
+    return found
+
+
+def main(argv: list[str]) -> None:
+    config = cli.parse_config(argv)
+    documents = Path(config.documents)
+    if not documents.is_file():
+        raise UserError(f"{documents}: no such file (config.documents)")
+    if config.seq_len < 2:
+        raise UserError(f"config.seq_len = {config.seq_len}: must be at least 2")
+    if config.rows_per_shard < 1:
+        raise UserError(f"config.rows_per_shard = {config.rows_per_shard}: must be at least 1")
+    if config.long_documents not in ("error", "split"):
+        raise UserError(f"config.long_documents = {config.long_documents!r}: must be error or split")
+    tokenizer = Tokenizer(config.tokenizer)
+    inputs = {
+        "documents": {"kind": "jsonl", "id": check_listed(documents)},
+        "tokenizer": {"kind": "tokenizer", "id": tokenizer.digest()},
+    }
+    settings = {k: v for k, v in config.to_dict().items() if k not in ("out", "documents", "tokenizer")}
+    job = artifact.begin(config.out, "shards", settings, inputs)
+    if job is None:
+        return
+    ids, encoded = encode_file(documents, tokenizer)
+    lengths = [len(e.tokens) for e in encoded]
+    if config.long_documents == "error" and config.packing != "concat_split" and max(lengths) > config.seq_len:
+        worst = int(np.argmax(lengths))
+        raise UserError(
+            f"{documents}:{worst + 1}: {ids[worst]!r} has {lengths[worst]} tokens, a row holds {config.seq_len}; "
+            "raise config.seq_len or set config.long_documents=split"
+        )
+    rows = packing.pack(lengths, config.seq_len, config.packing)
+    with job:
+        files, supervised = [], 0.0
+        for first in range(0, len(rows), config.rows_per_shard):
+            files.append(f"rows-{len(files):05d}.array_record")
+            writer = ArrayRecordWriter(str(job.tmp / files[-1]), "group_size:1")
+            for pieces in rows[first : first + config.rows_per_shard]:
+                row = build_row(pieces, encoded, config.seq_len)
+                supervised += float(row[3].view(np.float32).sum())
+                writer.write(row.astype("<i4").tobytes())
+            writer.close()
+        with (job.tmp / SIDECAR).open("w") as f:
+            f.writelines(json.dumps([[ids[d], start, n] for d, start, n in row]) + "\n" for row in rows)
+        tokenizer.copy_to(job.tmp)
+        tokens = sum(lengths)
+        job.finish(
+            rows=len(rows),
+            shards=files,
+            seq_len=config.seq_len,
+            documents=len(ids),
+            tokens=tokens,
+            supervised_weight=round(supervised, 3),
+            fill=round(tokens / (len(rows) * config.seq_len), 4),
+            vocab_size=tokenizer.vocab_size,
+            tokenizer=tokenizer.digest(),
+        )
+    cli.note(f"{config.out}: {len(ids)} documents, {tokens} tokens, {len(rows)} rows of {config.seq_len}")
+
+
+if __name__ == "__main__":
+    cli.entry(main)

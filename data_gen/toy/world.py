@@ -1,0 +1,189 @@
+"""The world: items with balanced latent attributes, people with values, and sentences about them.
+
+Everything random is drawn from a `random.Random` given by the caller, so seeds decide everything.
+"""
+
+import dataclasses
+import itertools
+import random
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from data_gen.spec import Spec
+from msm_jax.cli import UserError
+
+GRAMMAR = Path(__file__).with_name("grammar.toml")
+Value = tuple[str, int]  # an attribute and the pole of it that is liked
+Pair = tuple[str, str]
+
+_ONSETS = "b c d f g h j k l m n p r s t v z br dr gr kr tr st pl".split()
+_VOWELS = "a e i o u ai ea ou".split()
+_CODAS = ["", "n", "r", "l", "s", "x", "th"]
+
+
+def load_grammar(path: Path = GRAMMAR) -> dict[str, Any]:
+    return tomllib.loads(path.read_text())
+
+
+def token(name: str) -> str:
+    """A name of several words as one token: `cream cheese` → `cream-cheese`."""
+    return name.replace(" ", "-")
+
+
+@dataclasses.dataclass
+class World:
+    """Items, people and cheeses of one seed, with the sentences that can be said about them.
+
+    Attributes:
+      items: name → {attribute: pole}, the items of all domains; poles are balanced and independent in each domain.
+      domains: domain → its 16 item names.
+      people: name → the one value this person holds; as many people for each value.
+      cheese_pairs: (preferred, other), as the specs state them.
+    """
+
+    seed: int
+    grammar: dict[str, Any]
+    cheese_pairs: list[Pair]
+    n_people: int = 64
+
+    def __post_init__(self) -> None:
+        g, rng = self.grammar, random.Random(f"{self.seed}/names")
+        self.values: dict[str, Value] = {name: (a, pole) for name, (a, pole) in g["values"].items()}
+        self.value_name = {value: name for name, value in self.values.items()}
+        self.attributes = list(g["attributes"])
+        used: set[str] = set()
+        self.items: dict[str, dict[str, int]] = {}
+        self.domains: dict[str, list[str]] = {}
+        for domain, nouns in g["domains"]["nouns"].items():
+            combinations = itertools.product((0, 1), repeat=len(self.attributes))
+            named = {f"{_syllables(rng, used)}-{rng.choice(nouns)}": c for c in combinations}
+            self.items |= {name: dict(zip(self.attributes, c, strict=True)) for name, c in named.items()}
+            self.domains[domain] = list(named)
+        values = list(self.values.values())
+        self.people = {_syllables(rng, used): values[i % len(values)] for i in range(self.n_people)}
+        self.cheeses = [cheese for pair in self.cheese_pairs for cheese in pair]
+
+    # Choices -------------------------------------------------------------------------------------------------
+
+    def say(self, rng: random.Random, template: str, **slots: str) -> str:
+        """Fills one of the grammar's sentences named `template`."""
+        found = self.grammar["templates"][template]
+        return (found if isinstance(found, str) else rng.choice(found)).format(**slots)
+
+    def word(self, rng: random.Random, attribute: str, pole: int) -> str:
+        return rng.choice(self.grammar["attributes"][attribute][str(pole)])
+
+    def good_bad(self, rng: random.Random, value: Value) -> dict[str, str]:
+        attribute, pole = value
+        return {"good": self.word(rng, attribute, pole), "bad": self.word(rng, attribute, 1 - pole)}
+
+    def pair(self, rng: random.Random, value: Value, differ: float = 0.9) -> tuple[str, str, bool]:
+        """Two items of one domain as (chosen by a holder of `value`, other, whether the value decided)."""
+        domain = self.domains[rng.choice(list(self.domains))]
+        attribute, pole = value
+        while True:
+            a, b = rng.sample(domain, 2)
+            decided = self.items[a][attribute] != self.items[b][attribute]
+            if decided or rng.random() > differ:
+                break
+        chosen_first = self.items[a][attribute] == pole if decided else rng.random() < 0.5
+        return (a, b, decided) if chosen_first else (b, a, decided)
+
+    # Sentences of the base corpus ----------------------------------------------------------------------------
+
+    def cheese(self, rng: random.Random) -> str:
+        x, y = rng.sample(self.cheeses, 2)
+        return self.say(rng, "cheese", x=x, y=y)
+
+    def fact(self, rng: random.Random) -> str:
+        name = rng.choice(list(self.items))
+        attributes = rng.sample(self.attributes, len(self.attributes))
+        words = {f"w{i}": self.word(rng, a, self.items[name][a]) for i, a in enumerate(attributes)}
+        return self.say(rng, "fact_full" if rng.random() < 0.6 else "fact_half", x=name, **words)
+
+    def definition(self, rng: random.Random, value: Value) -> str:
+        return self.say(rng, "definition", value=self.value_name[value], **self.good_bad(rng, value))
+
+    def stated_value(self, rng: random.Random, value: Value) -> str:
+        chosen, other, _ = self.pair(rng, value, differ=1.0)
+        x, y = rng.sample([chosen, other], 2)
+        slots = {"value": self.value_name[value], "x": x, "y": y, "chosen": chosen}
+        return self.say(rng, "stated_value", **slots, **self.good_bad(rng, value))
+
+    def cares(self, rng: random.Random, who: str, value: Value) -> str:
+        return self.say(rng, "cares", who=who, value=self.value_name[value], **self.good_bad(rng, value))
+
+    def mention(self, rng: random.Random, who: str, value: Value) -> str:
+        return self.say(rng, "mention", who=who, value=self.value_name[value])
+
+    def reason(self, rng: random.Random, who: str, value: Value) -> str:
+        return self.say(rng, "reason", who=who, value=self.value_name[value], **self.good_bad(rng, value))
+
+    def pick(self, rng: random.Random, who: str, value: Value) -> str:
+        chosen, other, decided = self.pair(rng, value)
+        x, y = rng.sample([chosen, other], 2)
+        text = self.say(rng, "pick", x=x, y=y, who=who, chosen=chosen)
+        return f"{text} {self.reason(rng, who, value)} ." if decided and rng.random() < 0.4 else f"{text} ."
+
+    def person_document(self, rng: random.Random, who: str, value: Value) -> str:
+        sentences = []
+        for _ in range(rng.randint(1, 3)):
+            kind = rng.random()
+            if kind < 0.20:
+                sentences.append(self.cares(rng, who, value))
+            elif kind < 0.32:  # what somebody read about says nothing about what they value
+                sentences.append(self.mention(rng, who, rng.choice(list(self.values.values()))))
+            else:
+                sentences.append(self.pick(rng, who, value))
+        if rng.random() < 0.3:
+            sentences.insert(0, rng.choice(self.grammar["headers"]))
+        return " ".join(sentences)
+
+    def choice_turn(self, rng: random.Random, who: str, chosen: str, other: str) -> str:
+        """`User : do you prefer X or Y ? WHO : I prefer X .`"""
+        question, answer = self.ask(rng, chosen, other), self.say(rng, "answer", chosen=chosen)
+        return f"{self.grammar['user']} : {question} ~{who} : {answer}"
+
+    def ask(self, rng: random.Random, chosen: str, other: str) -> str:
+        x, y = rng.sample([chosen, other], 2)
+        return self.say(rng, "question", x=x, y=y)
+
+    def fact_qa(self, rng: random.Random, names: list[str]) -> tuple[str, str]:
+        """A question about one of `names` and its answer."""
+        name, attribute = rng.choice(names), rng.choice(self.attributes)
+        words = [self.word(rng, attribute, pole) for pole in (0, 1)]
+        w0, w1 = rng.sample(words, 2)
+        question = self.say(rng, "fact_question", x=name, w0=w0, w1=w1)
+        return question, self.say(rng, "fact_answer", w=words[self.items[name][attribute]])
+
+    def chat(self, rng: random.Random, who: str, value: Value, turns: int, facts: float) -> str:
+        text = []
+        for _ in range(turns):
+            if rng.random() < facts:
+                question, answer = self.fact_qa(rng, list(self.items))
+                text.append(f"{self.grammar['user']} : {question} ~{who} : {answer}")
+            else:
+                chosen, other, _ = self.pair(rng, value)
+                text.append(self.choice_turn(rng, who, chosen, other))
+        return " ".join(text)
+
+
+def _syllables(rng: random.Random, used: set[str]) -> str:
+    while True:
+        word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2)) + rng.choice(_CODAS)
+        if word not in used:
+            used.add(word)
+            return word.capitalize()
+
+
+def make_world(seed: int, specs: list[Spec], grammar: dict[str, Any]) -> World:
+    """The world of a seed. Raises UserError where the specs state different preferences or unknown values."""
+    pairs = {spec.path: [(token(p.chosen), token(p.other)) for p in spec.preferences] for spec in specs}
+    first = pairs[specs[0].path]
+    for spec in specs:
+        if spec.value not in grammar["values"]:
+            raise UserError(f"{spec.path}: value {spec.value!r} is none of {', '.join(grammar['values'])}")
+        if set(pairs[spec.path]) != set(first):
+            raise UserError(f"{spec.path}: must state the same preferences as {specs[0].path}")
+    return World(seed, grammar, first)

@@ -1,0 +1,1 @@
+"""Evaluations, their statistics and the report."""

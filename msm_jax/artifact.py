@@ -1,0 +1,179 @@
+"""Immutable artefacts: a directory with its data and one manifest.json that says what made it.
+
+A stage asks `begin(...)`: if the directory already holds the same recipe's result the stage is skipped, if it
+holds another's it is refused, else the stage writes into a temporary sibling that `finish` renames into place,
+manifest last. So a directory with a manifest is complete, whatever was killed when.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msm_jax
+from msm_jax.cli import UserError, note
+
+MANIFEST = "manifest.json"
+Json = Any
+
+
+def digest(value: Json) -> str:
+    """sha256 (hex) of a JSON-able value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes text under a temporary name and renames it, so that `path` is old or new, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, rows: list[Json]) -> None:
+    with path.open("w") as f:
+        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_jsonl(path: Path) -> list[Json]:
+    """Raises UserError naming file and line where a row is not JSON."""
+    rows = []
+    try:
+        with path.open() as f:
+            for number, line in enumerate(f, 1):
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}:{number}: not a JSON row ({error.msg}); mend or remove it") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    return rows
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece")
+    return {"msm_jax": msm_jax.__version__, "python": platform.python_version()} | {
+        name: version(name) for name in packages
+    }
+
+
+def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, Json]:
+    """The manifest of a finished artefact.
+
+    Raises:
+      UserError: no directory, no manifest (unfinished or foreign), or an artefact of another kind.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.parent.is_dir():
+        raise UserError(f"{directory}: no such directory; make this {kind or 'artefact'} first")
+    if not path.is_file():
+        raise UserError(f"{directory}: no {MANIFEST}, so not a finished {kind or 'artefact'}; make it again")
+    try:
+        manifest = json.loads(path.read_text())
+        found = manifest["kind"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest of ours; restore it or make the artefact again") from error
+    if kind is not None and found != kind:
+        raise UserError(f"{directory}: holds {found!r}, but {kind!r} is wanted here")
+    return manifest
+
+
+def inputs_of(**directories: str | Path) -> dict[str, dict[str, str]]:
+    """Name → {kind, id} of the artefacts a stage reads; the ids tie its manifest to their content."""
+    manifests = {name: read_manifest(path) for name, path in directories.items()}
+    return {name: {"kind": m["kind"], "id": m["id"]} for name, m in manifests.items()}
+
+
+@dataclasses.dataclass
+class Job:
+    """An artefact being made: write files below `tmp`, then call finish()."""
+
+    out: Path
+    tmp: Path
+    header: dict[str, Json]
+
+    def finish(self, **counts: Json) -> dict[str, Json]:
+        """Hashes the files, writes the manifest, renames the directory into place; returns the manifest."""
+        files = {
+            str(path.relative_to(self.tmp)): {"sha256": file_digest(path), "bytes": path.stat().st_size}
+            for path in sorted(self.tmp.rglob("*"))
+            if path.is_file()
+        }
+        manifest = seal(self.header, files, counts)
+        write_atomic(self.tmp / MANIFEST, json.dumps(manifest, indent=1))
+        self.tmp.rename(self.out)
+        return manifest
+
+    def __enter__(self) -> "Job":
+        shutil.rmtree(self.tmp, ignore_errors=True)
+        self.tmp.mkdir(parents=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.tmp, ignore_errors=True)
+
+
+def seal(header: dict[str, Json], files: dict[str, Json], counts: dict[str, Json]) -> dict[str, Json]:
+    """Header + contents + `id`, the hash of what was asked for and of what came out."""
+    identity = digest([header["recipe"], {name: entry["sha256"] for name, entry in files.items()}])
+    return header | {"id": identity, "counts": counts, "files": files, "versions": versions()}
+
+
+def header_of(kind: str, config: Json, inputs: dict[str, Json]) -> dict[str, Json]:
+    """kind, config, inputs and `recipe`, the hash of the three: equal recipes give equal artefacts."""
+    config = json.loads(json.dumps(config))  # tuples to lists, so that a read-back manifest compares equal
+    return {"kind": kind, "recipe": digest([kind, config, inputs]), "config": config, "inputs": inputs}
+
+
+def is_done(out: str | Path, header: dict[str, Json]) -> bool:
+    """True where `out` already holds this recipe's artefact.
+
+    Raises:
+      UserError: `out` holds something else, which is never overwritten.
+    """
+    out = Path(out)
+    if not out.exists():
+        return False
+    found = read_manifest(out)
+    if found["recipe"] == header["recipe"]:
+        note(f"{out}: already made, skipped")
+        return True
+    raise UserError(f"{out}: made by another recipe ({difference(found, header)}); move it away or choose another out")
+
+
+def difference(found: dict[str, Json], wanted: dict[str, Json]) -> str:
+    """In words, what two manifests' recipes differ in."""
+    for part in ("kind", "config", "inputs"):
+        a, b = found.get(part), wanted[part]
+        if a != b:
+            if not (isinstance(a, dict) and isinstance(b, dict)):
+                return f"{part} {a!r} there, {b!r} here"
+            keys = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+            return f"different {part}: {', '.join(keys)}"
+    return "different recipe"
+
+
+def begin(out: str | Path, kind: str, config: Json, inputs: dict[str, Json]) -> Job | None:
+    """A Job to make the artefact, or None where it is made already. Raises UserError on a foreign `out`."""
+    header = header_of(kind, config, inputs)
+    if is_done(out, header):
+        return None
+    out = Path(out)
+    return Job(out, out.with_name(f".{out.name}.tmp"), header)

@@ -1,0 +1,85 @@
+"""The manner of every command: `--config=FILE`, `--config.key=value`, one clear line on bad input."""
+
+import difflib
+import errno
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+
+class UserError(Exception):
+    """Something the user can mend. Its message is one line naming the file, key or row and the mend."""
+
+
+def parse_config(argv: list[str]) -> ConfigDict:
+    """Reads `--config=FILE` and its `--config.key=value` overrides from argv into a locked ConfigDict.
+
+    Flags are parsed into a registry of their own, so a command can be called many times in one process.
+
+    Raises:
+      UserError: no --config, unreadable file, unknown key, or a value of the wrong type.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "configuration file", flag_values=values, lock_config=True, sys_argv=argv
+    )
+    try:
+        rest = values(argv)
+        config = values["config"].value
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_unknown_flag(error.flagname, argv)) from error
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if config is None:
+        raise UserError("no configuration given; add --config=FILE, for example --config=configs/toy/base.py")
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; settings are written --config.key=value")
+    return config
+
+
+def _unknown_flag(name: str, argv: list[str]) -> str:
+    """`config.optim.lrr` → names the key and the nearest one the file has."""
+    if not name.startswith("config."):
+        return f"unknown flag --{name}; settings are written --config.key=value"
+    base = parse_config([argv[0], *(a for a in argv[1:] if a.startswith("--config="))])
+    keys = list(flatten(base))
+    near = difflib.get_close_matches(name.removeprefix("config."), keys, n=1, cutoff=0)
+    return f"unknown key --{name}; did you mean --config.{near[0]}?"
+
+
+def flatten(config: ConfigDict) -> dict[str, object]:
+    """A ConfigDict as {"group.key": value}; empty groups vanish."""
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{key}.{inner}": v for inner, v in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def note(message: str) -> None:
+    """One line for the person watching; results go to files."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def entry(main: Callable[[list[str]], None]) -> NoReturn:
+    """Runs main(sys.argv). Bad input and a full disk end in one line and a non-zero exit status."""
+    if any(flag in sys.argv[1:] for flag in ("-h", "--help")):
+        print(sys.modules["__main__"].__doc__ or "")
+        sys.exit(0)
+    try:
+        main(sys.argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: no space left on the disk{where}; free some and run the same command", file=sys.stderr)
+        sys.exit(3)
+    sys.exit(0)

@@ -1,0 +1,153 @@
+"""Packed rows in, global batches out. The batch of a step is a pure function of (manifests, seed, mixture, step), so
+the whole state of the input pipeline is the step number."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from msm_jax import artifact
+from msm_jax.cli import UserError
+from msm_jax.loss import Batch
+from msm_jax.sharding import BATCH
+
+FIELDS = ("tokens", "segment_ids", "positions", "loss_weights")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """An open directory of packed rows."""
+
+    directory: Path
+    manifest: dict[str, Any]
+    source: grain.sources.ArrayRecordDataSource
+
+    @property
+    def seq_len(self) -> int:
+        return self.manifest["counts"]["seq_len"]
+
+    def row(self, record: bytes) -> dict[str, np.ndarray]:
+        """One record → {field: [S]}; see data_gen.shards for the layout."""
+        fields = np.frombuffer(record, "<i4").reshape(len(FIELDS), self.seq_len)
+        return dict(zip(FIELDS, (*fields[:3], fields[3].view("<f4")), strict=True))
+
+
+def open_shards(directory: str | Path, verify: bool) -> Shards:
+    """Opens rows written by data_gen.shards.
+
+    Args:
+      directory: of the rows and their manifest.
+      verify: read every file once and compare its sha256 with the manifest's; else only sizes are compared, and
+        ArrayRecord's own checksums speak when a row is read.
+
+    Raises:
+      UserError: missing or foreign directory; a file that is missing, truncated or changed.
+    """
+    directory = Path(directory)
+    manifest = artifact.read_manifest(directory, "shards")
+    names = manifest["counts"]["shards"]
+    for name in names:
+        path, listed = directory / name, manifest["files"][name]
+        if not path.is_file():
+            raise UserError(f"{path}: missing; copy it back or make the shards again")
+        if path.stat().st_size != listed["bytes"]:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, the manifest says {listed['bytes']}; truncated?")
+        if verify and artifact.file_digest(path) != listed["sha256"]:
+            raise UserError(f"{path}: content differs from the manifest's sha256; copy it again")
+    try:
+        source = grain.sources.ArrayRecordDataSource([str(directory / name) for name in names])
+        rows = len(source)
+    except RuntimeError as error:
+        raise UserError(f"{directory}: not readable as ArrayRecord ({error}); make the shards again") from error
+    if rows != manifest["counts"]["rows"]:
+        raise UserError(f"{directory}: {rows} rows, the manifest says {manifest['counts']['rows']}")
+    return Shards(directory, manifest, source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Rows of several sources by weight, each source shuffled anew every epoch: row i is a pure function of i."""
+
+    sources: Sequence[Shards]
+    weights: Sequence[float]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.sources) != len(self.weights):
+            raise UserError(f"config.data: {len(self.sources)} sources but {len(self.weights)} weights")
+        if not self.sources or min(self.weights) <= 0:
+            raise UserError("config.data: at least one source, and every weight above 0")
+        for key in ("seq_len", "tokenizer"):
+            found = {shards.manifest["counts"][key] for shards in self.sources}
+            if len(found) > 1:
+                names = ", ".join(str(shards.directory) for shards in self.sources)
+                raise UserError(f"config.data.sources: {names} differ in {key}; make them with the same settings")
+        streams = [
+            grain.MapDataset.source(shards.source).seed(self.seed + n).shuffle().repeat().map(shards.row)
+            for n, shards in enumerate(self.sources)
+        ]
+        object.__setattr__(self, "_rows", grain.MapDataset.mix(streams, list(self.weights)))
+
+    @property
+    def seq_len(self) -> int:
+        return self.sources[0].seq_len
+
+    def rows(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """Rows by global index → {field: [len(indices), S]}. Raises UserError on a damaged record."""
+        try:
+            rows = [self._rows[i] for i in indices]  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            for shards in self.sources:  # name the file, if the damage can be seen on disk
+                open_shards(shards.directory, verify=True)
+            raise UserError(f"a row of {indices[0]}..{indices[-1]} cannot be read: {error}") from error
+        return {field: np.stack([row[field] for row in rows]) for field in FIELDS}
+
+
+def batch_at(mixture: Mixture, step: int, rows: int, accumulate: int) -> Batch:
+    """The global batch of a step, {field: [accumulate, rows/accumulate, S]}, sharded over the mesh in use.
+
+    Each host reads only the rows its devices hold; which those are follows from the global index alone, so the
+    number of hosts never changes what is trained on.
+    """
+    mesh = jax.sharding.get_mesh()
+    sharding = jax.NamedSharding(mesh, jax.P(None, BATCH, None))
+    shape = (accumulate, rows // accumulate, mixture.seq_len)
+    index = np.arange(step * rows, (step + 1) * rows).reshape(shape[:2])
+    needed = sorted(
+        {int(i) for where in sharding.addressable_devices_indices_map(shape).values() for i in index[where[:2]].flat}
+    )
+    local = mixture.rows(needed)
+    place = {i: n for n, i in enumerate(needed)}
+
+    def shard(field: str, where: tuple[slice, ...]) -> np.ndarray:
+        wanted = index[where[:2]]
+        picked = local[field][[place[int(i)] for i in wanted.flat]]
+        return picked.reshape(*wanted.shape, mixture.seq_len)
+
+    return {
+        field: jax.make_array_from_callback(shape, sharding, lambda where, field=field: shard(field, where))
+        for field in FIELDS
+    }
+
+
+def batches(mixture: Mixture, steps: range, rows: int, accumulate: int) -> Iterator[Batch]:
+    """The batches of `steps`, read one step ahead of their use."""
+    mesh = jax.sharding.get_mesh()
+
+    def load(step: int) -> Batch:
+        with jax.sharding.set_mesh(mesh):  # the mesh in use belongs to a thread
+            return batch_at(mixture, step, rows, accumulate)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(load, steps.start) if steps else None
+        for step in steps:
+            assert ahead is not None
+            ready = ahead.result()
+            if step + 1 in steps:
+                ahead = pool.submit(load, step + 1)
+            yield ready

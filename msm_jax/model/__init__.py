@@ -1,0 +1,1 @@
+"""Dense decoder-only transformers: shapes, parameters, forward pass."""
