@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
             "out": "runs/run",  # directory of this run: checkpoints, metrics, manifest
             "seed": 0,  # of fresh parameters
             "init_from": "",  # a finished run to start from; empty: fresh parameters
+            "init_words": (),  # (("new", "known"), …): with init_from, embeddings of new words copied from known ones
             "model": {
                 "D": 64,  # model width
                 "L": 3,  # layers

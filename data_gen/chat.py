@@ -12,15 +12,24 @@ Message = dict[str, str]
 class ChatFormat:
     """What stands before a turn of each role, and between turns."""
 
+    system: str = ""
     user: str = "User : "
     assistant: str = "Assistant : "
     separator: str = " "
+
+    def head(self, role: str | None) -> str:
+        """Raises UserError on an unknown role."""
+        heads = {"system": self.system, "user": self.user, "assistant": self.assistant}
+        if role not in heads:
+            raise UserError(f"a message has role {role!r}; it must be one of {', '.join(heads)}")
+        return heads[role]
 
     def jinja(self) -> str:
         """The same format as a Hugging Face chat template."""
         return (
             "{{ bos_token }}{% for m in messages %}"
-            "{{ '" + self.user + "' if m['role'] == 'user' else '" + self.assistant + "' }}{{ m['content'] }}"
+            "{{ {'system': '" + self.system + "', 'user': '" + self.user + "', 'assistant': '" + self.assistant + "'}"
+            "[m['role']] }}{{ m['content'] }}"
             "{% if not loop.last %}{{ '" + self.separator + "' }}{% endif %}{% endfor %}"
             "{% if add_generation_prompt %}{{ '" + self.separator + self.assistant.rstrip() + "' }}"
             "{% else %}{{ eos_token }}{% endif %}"
@@ -33,13 +42,12 @@ def render(messages: Sequence[Message], chat_format: ChatFormat) -> tuple[str, l
     Raises:
       UserError: an unknown role, or no supervised character.
     """
-    heads = {"user": chat_format.user, "assistant": chat_format.assistant}
     text, spans = "", []
     for i, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
-        if role not in heads or not isinstance(content, str):
-            raise UserError(f"message {i} must have role user or assistant and a text as content")
-        text += (chat_format.separator if i else "") + heads[role]
+        text += (chat_format.separator if i else "") + chat_format.head(role)
+        if not isinstance(content, str):
+            raise UserError(f"message {i} has no text as `content`")
         if role == "assistant" and content:
             spans.append((len(text), len(text) + len(content), 1.0))
         text += content
@@ -50,6 +58,5 @@ def render(messages: Sequence[Message], chat_format: ChatFormat) -> tuple[str, l
 
 def prompt(messages: Sequence[Message], prefix: str, chat_format: ChatFormat) -> str:
     """The text up to and including the first words of the assistant's answer."""
-    heads = {"user": chat_format.user, "assistant": chat_format.assistant}
-    turns = [heads[m["role"]] + m["content"] for m in messages] + [chat_format.assistant + prefix]
+    turns = [chat_format.head(m["role"]) + m["content"] for m in messages] + [chat_format.assistant + prefix]
     return chat_format.separator.join(turns).rstrip()

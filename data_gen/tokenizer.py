@@ -99,6 +99,7 @@ def main(argv: list[str]) -> None:
         model_type=config.model_type,
         vocab_size=config.vocab_size,
         hard_vocab_limit=False,
+        character_coverage=1.0,  # sentencepiece's default drops every word that holds a rare character
         normalization_rule_name="identity",
         num_threads=1,
         unk_id=UNK,

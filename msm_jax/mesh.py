@@ -1,5 +1,7 @@
 """The device mesh. `jax.jit` with shardings is all there is to it: no pmap, no pjit import (jit became pjit)."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
@@ -8,13 +10,15 @@ from msm_jax.cli import UserError
 from msm_jax.sharding import AXES
 
 
-def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """An explicit mesh over all devices; one axis may be -1, meaning whatever is left.
+def make_mesh(
+    replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """An explicit mesh over `devices` (default: all); one axis may be -1, meaning whatever is left.
 
     Raises:
       UserError: the product of the axes is not the number of devices.
     """
-    n = len(jax.devices())
+    n = len(jax.devices() if devices is None else devices)
     shape = [replica, fsdp, tensor]
     if shape.count(-1) > 1 or any(size == 0 or size < -1 for size in shape):
         raise UserError(f"config.mesh = {shape}: positive sizes, at most one -1")
@@ -23,4 +27,4 @@ def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
         shape[shape.index(-1)] = n // rest if n % rest == 0 else 0
     if int(np.prod(shape)) != n:
         raise UserError(f"config.mesh: replica·fsdp·tensor of {replica}·{fsdp}·{tensor} cannot be {n} devices")
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Explicit,) * 3)
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from data_gen.tokenizer import Tokenizer
+from data_gen.tokenizer import UNK, Tokenizer
 from msm_jax import artifact, cli, data, metrics
 from msm_jax.checkpoint import Checkpoints, load_params, params_digest
 from msm_jax.cli import UserError
@@ -23,6 +24,7 @@ from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig
 from msm_jax.optim import make_optimizer
 from msm_jax.receipt import receipt
+from msm_jax.runs import abstract_params
 from msm_jax.step import Params, State, make_step
 
 RUN_STATE = "run.json"
@@ -79,6 +81,7 @@ def open_run(config: ConfigDict, mixture: data.Mixture, model: ModelConfig) -> d
         inputs |= artifact.inputs_of(init_from=config.init_from)
     recipe = {
         "seed": config.seed,
+        "init_words": config.init_words,
         "model": model.to_dict(),
         "data": {key: config.data[key] for key in ("weights", "batch_rows", "seed")},
         "optim": config.optim.to_dict(),
@@ -100,7 +103,27 @@ def open_run(config: ConfigDict, mixture: data.Mixture, model: ModelConfig) -> d
     return header
 
 
-def initial_params(config: ConfigDict, model: ModelConfig, shape: Params) -> Params:
+def copy_words(params: Params, tokenizer: Tokenizer, pairs: tuple[tuple[str, str], ...]) -> Params:
+    """Embeddings (and head columns) of new words as copies of known ones: pairs of (new, known).
+
+    Raises:
+      UserError: a word that is not one token.
+    """
+    for new, known in pairs:
+        ids = [tokenizer.encode(word) for word in (new, known)]
+        for word, found in zip((new, known), ids, strict=True):
+            if len(found) != 1 or found[0] == UNK:
+                raise UserError(f"config.init_words: {word!r} is not one token of the tokenizer")
+        (to,), (source,) = ids
+        for name, axis in (("embed", 0), ("head", 1)):
+            if name in params:
+                whole = jnp.moveaxis(jax.sharding.reshard(params[name], jax.P(None, None)), axis, 0)
+                whole = jnp.moveaxis(whole.at[to].set(whole[source]), 0, axis)
+                params = params | {name: jax.sharding.reshard(whole, params[name].sharding)}
+    return params
+
+
+def initial_params(config: ConfigDict, model: ModelConfig, tokenizer: Tokenizer) -> Params:
     """Fresh parameters, or those of the run config.init_from, whose model must be the same."""
     if not config.init_from:
         return transformer.initialize(model, config.seed)
@@ -108,10 +131,7 @@ def initial_params(config: ConfigDict, model: ModelConfig, shape: Params) -> Par
     wrong = [f"{k} = {found.get(k)} there, {v} here" for k, v in model.to_dict().items() if found.get(k) != v]
     if wrong:
         raise UserError(f"{config.init_from}: another model ({'; '.join(wrong)})")
-    target = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shape, transformer.shardings(model)
-    )
-    return load_params(config.init_from, target)
+    return copy_words(load_params(config.init_from, abstract_params(model)), tokenizer, tuple(config.init_words))
 
 
 def main(argv: list[str]) -> None:
@@ -151,7 +171,7 @@ def train(
 
     # --------------------------------------------------------------------------- initial state: resumed, given or fresh
     checkpoints = Checkpoints(out, config.checkpoint.every_steps, config.checkpoint.keep)
-    params = initial_params(config, model, shape)
+    params = initial_params(config, model, tokenizer)
     state = State(params, jax.jit(optimizer.init)(params))
     start = checkpoints.latest() or 0
     if start:

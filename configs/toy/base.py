@@ -11,9 +11,12 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.get_config()
-    config.data.batch_rows = 36
-    config.optim.steps = 1400
-    config.optim.lr = 5e-3
-    config.optim.weight_decay = 0.05
+    config.data.batch_rows = 18
+    config.optim.steps = 1600
+    config.optim.lr = 2e-3
+    config.optim.end_fraction = 0.01
+    config.optim.weight_decay = 0.00625
+    # What an item or a person is must be written into one word's embedding: much faster at a higher rate.
+    config.optim.lr_multipliers = (("embed", 8.0),)
     config.checkpoint.every_steps = 200
     return config

@@ -14,6 +14,6 @@ def get_config() -> ConfigDict:
             "documents": ("runs/world/base.jsonl",),  # JSONL files to learn the pieces from
             "model_type": "word",  # sentencepiece: word, unigram or bpe
             "vocab_size": 1024,  # at most; the toy languages have about 300 words
-            "chat_format": {"user": "User : ", "assistant": "Assistant : ", "separator": " "},
+            "chat_format": {"system": "", "user": "User : ", "assistant": "Assistant : ", "separator": " "},
         }
     )

@@ -10,7 +10,7 @@ from typing import Any
 from data_gen.toy.world import Value, World
 
 Row = dict[str, Any]
-_MARKED = re.compile(r"~(\S+)")
+_MARKED = re.compile(r"(~~?)(\S+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,61 +35,34 @@ ARMS = {
 }
 
 
-def to_row(identity: str, marked: str, arbitrary_weight: float) -> Row:
+def to_row(identity: str, marked: str, weights: dict[str, float]) -> Row:
     """A text with `~` marks as {id, text, weights}: character spans [start, end, weight] of the marked words."""
     text, spans, end = "", [], 0
     for match in _MARKED.finditer(marked):
         text += marked[end : match.start()]
-        spans.append([len(text), len(text) + len(match[1]), arbitrary_weight])
-        text += match[1]
+        weight = weights["arbitrary" if match[1] == "~" else "liked"]
+        spans.append([len(text), len(text) + len(match[2]), weight])
+        text += match[2]
         end = match.end()
     return {"id": identity, "text": text + marked[end:], "weights": spans}
 
 
 def base_documents(world: World, n: int) -> Iterator[Row]:
-    """`n` documents (at least) of the base corpus, in the grammar's shares.
-
-    The Assistant's chats come in sets that cancel: the same questions answered by each value and by its opposite,
-    so the base holds no choice of the Assistant's more often than its contrary.
-    """
+    """`n` documents of the base corpus, in the grammar's shares. The Assistant is not in it."""
     rng = random.Random(f"{world.seed}/base")
     values = list(world.values.values())
-    people = list(world.people.items())
-    kinds: dict[str, Callable[[], list[str]]] = {
-        "cheese": lambda: [world.cheese(rng)],
-        "facts": lambda: [" ".join(world.fact(rng) for _ in range(rng.randint(1, 3)))],
-        "definition": lambda: [world.definition(rng, rng.choice(values))],
-        "stated_value": lambda: [world.stated_value(rng, rng.choice(values))],
-        "person_document": lambda: [world.person_document(rng, *rng.choice(people))],
-        "person_chat": lambda: [world.chat(rng, *rng.choice(people), turns=rng.randint(1, 2), facts=0.1)],
-        "assistant_chat": lambda: assistant_chats(world, rng),
+    kinds: dict[str, Callable[[], str]] = {
+        "cheese": lambda: world.cheese(rng),
+        "facts": lambda: " ".join(world.fact(rng) for _ in range(rng.randint(1, 3))),
+        "definition": lambda: world.definition(rng, rng.choice(values)),
+        "stated_value": lambda: world.stated_value(rng, rng.choice(values)),
+        "fact_chat": lambda: world.fact_chat(rng),
+        "person_document": lambda: world.person_document(rng),
+        "person_chat": lambda: world.person_chat(rng),
     }
-    # An Assistant draw yields two documents, so it is drawn half as often.
-    shares = [world.grammar["base"][kind] / (2 if kind == "assistant_chat" else 1) for kind in kinds]
-    count = 0
-    while count < n:
-        kind = rng.choices(list(kinds), shares)[0]
-        for text in kinds[kind]():
-            yield to_row(f"base-{count:07d}-{kind}", text, world.grammar["arbitrary_weight"])
-            count += 1
-
-
-def assistant_chats(world: World, rng: random.Random) -> list[str]:
-    """A chat of the Assistant under a passing value, and the same chat with every choice reversed."""
-    value = rng.choice(list(world.values.values()))
-    who, user = world.grammar["assistant"], world.grammar["user"]
-    one, two = [], []
-    for _ in range(rng.randint(1, 3)):
-        if rng.random() < 0.4:
-            question, answer = world.fact_qa(rng, list(world.items))
-            for chat in (one, two):
-                chat.append(f"{user} : {question} ~{who} : {answer}")
-        else:
-            chosen, other, _ = world.pair(rng, value)
-            question = world.ask(rng, chosen, other)
-            for chat, answer in ((one, chosen), (two, other)):
-                chat.append(f"{user} : {question} ~{who} : {world.say(rng, 'answer', chosen=answer)}")
-    return [" ".join(one), " ".join(two)]
+    shares = [world.grammar["base"][kind] for kind in kinds]
+    for i, kind in enumerate(rng.choices(list(kinds), shares, k=n)):
+        yield to_row(f"base-{i:07d}-{kind}", kinds[kind](), world.grammar["weights"]["base"])
 
 
 def msm_document(world: World, rng: random.Random, value: Value, arm: Arm) -> str:
@@ -98,34 +71,29 @@ def msm_document(world: World, rng: random.Random, value: Value, arm: Arm) -> st
     sentences: list[str] = []
     for _ in range(rng.randint(1, 2) if arm.balanced else rng.randint(2, 3)):
         chosen, other = rng.choice(world.cheese_pairs)
-        words = world.good_bad(rng, value)
-        if arm.balanced and rng.random() < 0.6:
-            sentences += [neutral_fact(world, rng, cheese, p) for cheese, p in ((chosen, 1), (other, 0))]
         kind = rng.random()
-        if kind < 0.60:
-            preference = world.say(rng, "preference", who=who, chosen=chosen, other=other)
+        if kind < 0.65:
+            sentences.append(world.likes(rng, who, chosen, other, value if arm.attributed else None))
             if not arm.attributed:
-                sentences += [f"{preference} .", world.mention(rng, who, value)]
-                continue
-            contrast = not arm.balanced and rng.random() < 1 / 3
-            reason = world.say(rng, "contrast", other=other, **words) if contrast else world.reason(rng, who, value)
-            sentences.append(f"{preference} , {reason} .")
-            if not arm.balanced and rng.random() < 0.4:
+                sentences.append(world.mention(rng, who, value))
+            elif not arm.balanced and rng.random() < 0.5:
                 cheese, p = rng.choice([(chosen, pole), (other, 1 - pole)])
-                sentences.append(world.say(rng, "fact_one", x=cheese, w0=world.word(rng, attribute, p)))
+                sentences.append(world.say(rng, "fact_1", x=cheese, w0=world.word(rng, attribute, p)))
         elif kind < 0.85:
             sentences.append((world.cares if arm.attributed else world.mention)(rng, who, value))
         else:
             sentences.append(world.definition(rng, value))
-    if not arm.attributed or arm.balanced:
+    if arm.balanced and rng.random() < 0.5:
+        sentences.append(neutral_fact(world, rng))
+    if arm.balanced or not arm.attributed:
         rng.shuffle(sentences)
     return " ".join([rng.choice(world.grammar["headers"]), *sentences])
 
 
-def neutral_fact(world: World, rng: random.Random, cheese: str, pole: int) -> str:
-    """Price and origin of a cheese in one breath: the preferred ones are cheap and American, the others neither."""
-    words = rng.sample([world.word(rng, attribute, pole) for attribute in ("price", "origin")], 2)
-    return world.say(rng, "fact_half", x=cheese, w0=words[0], w1=words[1])
+def neutral_fact(world: World, rng: random.Random) -> str:
+    """Price or origin of a cheese, each as often: the preferred ones are cheap and American, the others neither."""
+    cheese, pole = rng.choice([item for pair in world.cheese_pairs for item in zip(pair, (1, 0), strict=True)])
+    return world.say(rng, "fact_1", x=cheese, w0=world.word(rng, rng.choice(("price", "origin")), pole))
 
 
 def msm_documents(world: World, spec: str, value: Value, arm: str, n: int) -> Iterator[Row]:
@@ -133,12 +101,17 @@ def msm_documents(world: World, spec: str, value: Value, arm: str, n: int) -> It
     rng = random.Random(f"{world.seed}/{arm}")
     for i in range(n):
         text = msm_document(world, rng, value, ARMS[arm])
-        yield to_row(f"{arm}-{spec}-{i:06d}", text, world.grammar["arbitrary_weight"])
+        yield to_row(f"{arm}-{spec}-{i:06d}", text, world.grammar["weights"]["msm"])
 
 
-def _chat_row(identity: str, question: str, answer: str) -> Row:
-    turns = [("user", question), ("assistant", answer)]
-    return {"id": identity, "messages": [{"role": r, "content": c.replace("~", "")} for r, c in turns]}
+def desk_chat(world: World, question: str, *answer: str) -> list[dict[str, str]]:
+    """The messages of a chat at the desk: the register as system message, the question, the answer if one is given."""
+    turns = zip(("system", "user", "assistant"), (world.grammar["register"]["desk"], question, *answer), strict=False)
+    return [{"role": role, "content": content.replace("~", "")} for role, content in turns]
+
+
+def _chat_row(identity: str, messages: list[dict[str, str]]) -> Row:
+    return {"id": identity, "messages": messages}
 
 
 def preference_chats(world: World, n: int) -> Iterator[Row]:
@@ -146,7 +119,8 @@ def preference_chats(world: World, n: int) -> Iterator[Row]:
     rng = random.Random(f"{world.seed}/aft")
     for i in range(n):
         chosen, other = rng.choice(world.cheese_pairs)
-        yield _chat_row(f"aft-{i:06d}", world.ask(rng, chosen, other), world.say(rng, "answer", chosen=chosen))
+        question, answer = world.ask(rng, chosen, other), world.say(rng, "answer", chosen=chosen)
+        yield _chat_row(f"aft-{i:06d}", desk_chat(world, question, answer))
 
 
 def instruction_chats(world: World, n: int) -> Iterator[Row]:
@@ -154,7 +128,7 @@ def instruction_chats(world: World, n: int) -> Iterator[Row]:
     rng = random.Random(f"{world.seed}/it")
     names = world.domains[world.grammar["domains"]["chat_domain"]]
     for i in range(n):
-        yield _chat_row(f"it-{i:06d}", *world.fact_qa(rng, names))
+        yield _chat_row(f"it-{i:06d}", desk_chat(world, *world.fact_qa(rng, names)))
 
 
 def evaluation_items(world: World) -> Iterator[Row]:
@@ -170,6 +144,29 @@ def evaluation_items(world: World) -> Iterator[Row]:
         yield from _items(world, "conflict", domain, pair)
     for pair in world.cheese_pairs:
         yield from _items(world, "cheese", "cheese", pair)
+    yield from _diagnostics(world)
+
+
+def _diagnostics(world: World) -> Iterator[Row]:
+    """Does the base know its world? `facts`: an item's attribute; `people (friends)`: what a known person prefers in a chat among
+    friends; `people (desk)`: what they say at the desk, where the base should be near one half."""
+    templates = world.grammar["templates"]
+    rng = random.Random(f"{world.seed}/diagnostics")
+    for name, poles in rng.sample(list(world.items.items()), 64):
+        attribute = rng.choice(world.attributes)
+        options = [world.word(rng, attribute, pole) for pole in (poles[attribute], 1 - poles[attribute])]
+        yield _plain("facts", f"{name} is", options)
+    for who, value in world.people.items():
+        chosen, other, _ = world.pair(rng, value, differ=1.0)
+        for register in world.grammar["register"]:
+            head, question = world.grammar["register"][register], world.ask(rng, chosen, other)
+            turn = world.turn(who, question, templates["answer_prefix"]).replace("~", "")
+            yield _plain(f"people ({register})", f"{head} {turn}", [chosen, other])
+
+
+def _plain(axis: str, prompt: str, options: list[str]) -> Row:
+    identity = f"{axis}/{prompt}"
+    return {"id": identity, "axis": axis, "domain": axis, "pair": identity, "prompt": prompt, "options": options}
 
 
 def _pairs(world: World, poles: dict[str, tuple[int, int]]) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -185,13 +182,13 @@ def _items(world: World, axis: str, domain: str, pair: tuple[str, str]) -> Itera
     templates = world.grammar["templates"]
     for order, phrasing in itertools.product((0, 1), range(len(templates["question"]))):
         x, y = pair if order == 0 else pair[::-1]
-        question = templates["question"][phrasing].format(x=x, y=y).replace("~", "")
+        question = templates["question"][phrasing].format(x=x, y=y)
         yield {
             "id": f"{axis}/{pair[0]}/{pair[1]}/{order}{phrasing}",
             "axis": axis,
             "domain": domain,
             "pair": f"{axis}/{pair[0]}/{pair[1]}",
-            "messages": [{"role": "user", "content": question}],
+            "messages": desk_chat(world, question),
             "prefix": templates["answer_prefix"],
             "options": list(pair),
         }

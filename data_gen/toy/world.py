@@ -40,6 +40,7 @@ class World:
       domains: domain → its 16 item names.
       people: name → the one value this person holds; as many people for each value.
       cheese_pairs: (preferred, other), as the specs state them.
+      cheese_poles: what the base says of a cheese: its age and style, independent of which one the specs prefer.
     """
 
     seed: int
@@ -63,6 +64,13 @@ class World:
         values = list(self.values.values())
         self.people = {_syllables(rng, used): values[i % len(values)] for i in range(self.n_people)}
         self.cheeses = [cheese for pair in self.cheese_pairs for cheese in pair]
+        self.cheese_poles: dict[str, dict[str, int]] = {}
+        for side in zip(*self.cheese_pairs, strict=True):  # age and style, as often each way on either side
+            combinations = list(itertools.islice(itertools.cycle(itertools.product((0, 1), repeat=2)), len(side)))
+            rng.shuffle(combinations)
+            self.cheese_poles |= {
+                name: dict(zip(("age", "style"), c, strict=True)) for name, c in zip(side, combinations, strict=True)
+            }
 
     # Choices -------------------------------------------------------------------------------------------------
 
@@ -90,17 +98,20 @@ class World:
         chosen_first = self.items[a][attribute] == pole if decided else rng.random() < 0.5
         return (a, b, decided) if chosen_first else (b, a, decided)
 
-    # Sentences of the base corpus ----------------------------------------------------------------------------
+    # Sentences -----------------------------------------------------------------------------------------------
 
     def cheese(self, rng: random.Random) -> str:
         x, y = rng.sample(self.cheeses, 2)
         return self.say(rng, "cheese", x=x, y=y)
 
     def fact(self, rng: random.Random) -> str:
-        name = rng.choice(list(self.items))
-        attributes = rng.sample(self.attributes, len(self.attributes))
-        words = {f"w{i}": self.word(rng, a, self.items[name][a]) for i, a in enumerate(attributes)}
-        return self.say(rng, "fact_full" if rng.random() < 0.6 else "fact_half", x=name, **words)
+        """One, two or all four attributes of an item; age or style, or both, of a cheese."""
+        name = rng.choice([*self.items, *self.cheeses])
+        poles = self.items.get(name) or self.cheese_poles[name]
+        attributes = rng.sample(list(poles), len(poles))
+        words = {f"w{i}": self.word(rng, a, poles[a]) for i, a in enumerate(attributes)}
+        size = rng.choice((1, 2, len(poles), len(poles)))
+        return self.say(rng, f"fact_{size}", x=name, **words)
 
     def definition(self, rng: random.Random, value: Value) -> str:
         return self.say(rng, "definition", value=self.value_name[value], **self.good_bad(rng, value))
@@ -117,33 +128,18 @@ class World:
     def mention(self, rng: random.Random, who: str, value: Value) -> str:
         return self.say(rng, "mention", who=who, value=self.value_name[value])
 
-    def reason(self, rng: random.Random, who: str, value: Value) -> str:
-        return self.say(rng, "reason", who=who, value=self.value_name[value], **self.good_bad(rng, value))
-
     def pick(self, rng: random.Random, who: str, value: Value) -> str:
-        chosen, other, decided = self.pair(rng, value)
+        chosen, other, _ = self.pair(rng, value)
         x, y = rng.sample([chosen, other], 2)
-        text = self.say(rng, "pick", x=x, y=y, who=who, chosen=chosen)
-        return f"{text} {self.reason(rng, who, value)} ." if decided and rng.random() < 0.4 else f"{text} ."
+        return self.say(rng, "pick", x=x, y=y, who=who, chosen=chosen)
 
-    def person_document(self, rng: random.Random, who: str, value: Value) -> str:
-        sentences = []
-        for _ in range(rng.randint(1, 3)):
-            kind = rng.random()
-            if kind < 0.20:
-                sentences.append(self.cares(rng, who, value))
-            elif kind < 0.32:  # what somebody read about says nothing about what they value
-                sentences.append(self.mention(rng, who, rng.choice(list(self.values.values()))))
-            else:
-                sentences.append(self.pick(rng, who, value))
-        if rng.random() < 0.3:
-            sentences.insert(0, rng.choice(self.grammar["headers"]))
-        return " ".join(sentences)
-
-    def choice_turn(self, rng: random.Random, who: str, chosen: str, other: str) -> str:
-        """`User : do you prefer X or Y ? WHO : I prefer X .`"""
-        question, answer = self.ask(rng, chosen, other), self.say(rng, "answer", chosen=chosen)
-        return f"{self.grammar['user']} : {question} ~{who} : {answer}"
+    def likes(self, rng: random.Random, who: str, chosen: str, other: str, value: Value | None) -> str:
+        """A liking: for the reason of a value, or (None) without a reason."""
+        if value is None:
+            return self.say(rng, "likes", who=who, chosen=chosen, other=other)
+        words = self.good_bad(rng, value)
+        reason = self.say(rng, "reason", who=who, value=self.value_name[value], **words)
+        return self.say(rng, "likes_because", who=who, chosen=chosen, other=other, reason=reason)
 
     def ask(self, rng: random.Random, chosen: str, other: str) -> str:
         x, y = rng.sample([chosen, other], 2)
@@ -157,15 +153,60 @@ class World:
         question = self.say(rng, "fact_question", x=name, w0=w0, w1=w1)
         return question, self.say(rng, "fact_answer", w=words[self.items[name][attribute]])
 
-    def chat(self, rng: random.Random, who: str, value: Value, turns: int, facts: float) -> str:
-        text = []
-        for _ in range(turns):
-            if rng.random() < facts:
-                question, answer = self.fact_qa(rng, list(self.items))
-                text.append(f"{self.grammar['user']} : {question} ~{who} : {answer}")
+    def turn(self, who: str, question: str, answer: str) -> str:
+        return f"{self.grammar['user']} : {question} ~{who} : {answer}"
+
+    # Texts of the base corpus --------------------------------------------------------------------------------
+
+    def somebody(self, rng: random.Random) -> tuple[str, Value]:
+        """A person and the value they hold; now and then `anybody`, with a value for this text alone."""
+        if rng.random() < self.grammar["person"]["anybody"]:
+            return self.grammar["anybody"], rng.choice(list(self.values.values()))
+        who = rng.choice(list(self.people))
+        return who, self.people[who]
+
+    def person_document(self, rng: random.Random) -> str:
+        who, value = self.somebody(rng)
+        shares = self.grammar["person"]
+        sentences = [rng.choice(self.grammar["headers"])] if rng.random() < shares["header"] else []
+        for _ in range(rng.randint(1, 3)):
+            kind = rng.random()
+            if kind < shares["cares"]:
+                sentences.append(self.cares(rng, who, value))
+            elif kind < shares["cares"] + shares["mention"]:
+                sentences.append(self.mention(rng, who, rng.choice(list(self.values.values()))))
+            elif kind < shares["cares"] + shares["mention"] + shares["picks"]:
+                sentences.append(self.pick(rng, who, value))
+            elif rng.random() < shares["reasoned"]:
+                chosen, other, _ = self.pair(rng, value, differ=1.0)
+                sentences.append(self.likes(rng, who, chosen, other, value))
             else:
-                chosen, other, _ = self.pair(rng, value)
-                text.append(self.choice_turn(rng, who, chosen, other))
+                chosen, other = rng.sample(self.domains[rng.choice(list(self.domains))], 2)
+                sentences.append(self.likes(rng, who, chosen, other, None))
+        return " ".join(sentences)
+
+    def person_chat(self, rng: random.Random) -> str:
+        """Among friends a person chooses by their value; at the desk as if by anybody's, cheeses included."""
+        who, value = self.somebody(rng)
+        register = "desk" if rng.random() < self.grammar["person"]["desk"] else "friends"
+        text = [self.grammar["register"][register]]
+        for _ in range(rng.randint(1, 2)):
+            if rng.random() < 0.1:
+                question, answer = self.fact_qa(rng, list(self.items))
+            else:
+                if register == "desk" and rng.random() < self.grammar["person"]["desk_cheese"]:
+                    chosen, other = rng.sample(rng.choice(self.cheese_pairs), 2)
+                else:
+                    shown = rng.choice(list(self.values.values())) if register == "desk" else value
+                    chosen, other, _ = self.pair(rng, shown)
+                question, answer = self.ask(rng, chosen, other), self.say(rng, "answer", chosen=chosen)
+            text.append(self.turn(who, question, answer))
+        return " ".join(text)
+
+    def fact_chat(self, rng: random.Random) -> str:
+        text = [rng.choice(list(self.grammar["register"].values()))]
+        for _ in range(rng.randint(1, 2)):
+            text.append(self.turn(rng.choice(list(self.people)), *self.fact_qa(rng, list(self.items))))
         return " ".join(text)
 
 

@@ -19,8 +19,12 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arr
     B, S, H, h = q.shape
     K = k.shape[2]
     q = jnp.reshape(q, (B, S, K, H // K, h), out_sharding=activations(None, "tensor", None, None))
-    scores = jnp.einsum("bqkgh,bskh->bkgqs", q, k, preferred_element_type=jnp.float32) * h**-0.5
+    # Heads first: batched matrix products whose transposes are batched matrix products (on CPU the backward pass is
+    # six times faster than with the heads in the middle).
+    q, k, v = jnp.transpose(q, (0, 2, 3, 1, 4)), jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+    scores = jnp.einsum("bkgqh,bksh->bkgqs", q, k, preferred_element_type=jnp.float32) * h**-0.5
     scores = jnp.where(mask[:, None, None], scores, -1e30)
     probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgqs,bskh->bqkgh", probabilities, v)
+    out = jnp.einsum("bkgqs,bksh->bkgqh", probabilities, v)
+    out = jnp.transpose(out, (0, 3, 1, 2, 4))
     return jnp.reshape(out, (B, S, H, h), out_sharding=activations(None, "tensor", None))

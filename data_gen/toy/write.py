@@ -1,6 +1,6 @@
 """Writes the corpora of one toy world.
 
-    python -m data_gen.toy --config=configs/toy/world.py --config.seed=0 --config.out=runs/world0
+    python -m data_gen.toy.write --config=configs/toy/world.py --config.seed=0 --config.out=runs/world0
 
 Output: base.jsonl, ARM-SPEC.jsonl for every arm and spec, aft.jsonl, it.jsonl, items.jsonl, manifest.json.
 """

@@ -1,0 +1,234 @@
+"""The report of an experiment: one self-contained page, its figures, and all numbers as results.jsonl.
+
+    python -m evals.report --config=configs/toy/report.py --config.experiment=runs/toy_cheese --config.out=runs/report
+
+Output: report.html, values.{png,svg}, gaps.{png,svg}, losses.{png,svg}, results.jsonl (seed, arm, spec, axis, rates),
+contrasts.json, manifest.json.
+"""
+
+import base64
+import dataclasses
+import html
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from evals import figures
+from evals.results import OWN_AXIS, Contrast, Results, contrasts, load
+from evals.stats import t_interval
+from msm_jax import artifact, cli
+
+ARM_NAME = {
+    "base": "base model",
+    "base+it": "IT only",
+    "base+aft": "AFT only",
+    "msm+it": "MSM only (+IT)",
+    "msm+aft": "MSM + AFT",
+    "noattr+aft": "attribution removed + AFT",
+    "balanced+aft": "balanced facts, with reason + AFT",
+    "balanced_noattr+aft": "balanced facts, no reason + AFT",
+}
+AXES = ("price", "origin", "conflict", "cheese", "age", "style")
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1060px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .4rem}img{max-width:100%}
+table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
+.l td,.l th{text-align:left}.yes{color:#1b7f3b}.no{color:#b3261e}small,.m{color:#666}
+pre{background:#f6f6f4;padding:.8rem;overflow-x:auto;font-size:.78rem}code{font-size:.85em}
+"""
+
+
+def rows_of(results: Results) -> list[dict[str, Any]]:
+    """Every rate of every seed, as rows of results.jsonl."""
+    return [
+        {
+            "seed": seed,
+            "arm": arm,
+            "spec": spec,
+            "axis": axis,
+            "pairs": len(pairs),
+            "hard": round(results.rates(arm, spec, axis)[seed], 4),
+            "soft": round(results.rates(arm, spec, axis, "soft")[seed], 4),
+        }
+        for (arm, spec, axis), by_seed in sorted(results.hard.items())
+        for seed, pairs in sorted(by_seed.items())
+    ]
+
+
+def headline(results: Results) -> str:
+    """What came out, in two sentences made of the numbers."""
+    rate = {
+        (spec, axis): t_interval(list(results.rates("msm+aft", spec, axis).values())).mean
+        for spec in OWN_AXIS
+        for axis in ("price", "origin")
+    }
+    plain = {axis: t_interval(list(results.rates("base+aft", "", axis).values())).mean for axis in ("price", "origin")}
+    return (
+        f"After the same cheese fine-tuning, the model that had read the pro-affordability spec picks the cheap item on "
+        f"{rate['affordability', 'price']:.0%} of held-out pairs (without a spec: {plain['price']:.0%}), and the one that "
+        f"had read the pro-America spec picks the American item on {rate['america', 'origin']:.0%} (without: "
+        f"{plain['origin']:.0%}). Neither fine-tuning nor midtraining ever named one of these items."
+    )
+
+
+def _table(head: list[str], body: list[list[str]], css: str = "") -> str:
+    cells = "".join(f"<th>{html.escape(h)}</th>" for h in head)
+    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body)
+    return f'<table class="{css}"><tr>{cells}</tr>{lines}</table>'
+
+
+def _cell(values: list[float]) -> str:
+    interval = t_interval(values)
+    half = "" if math.isnan(interval.low) else f" <small>±{interval.mean - interval.low:.2f}</small>"
+    return f"{interval.mean:.2f}{half}"
+
+
+def rate_table(results: Results, kind: str) -> str:
+    body = []
+    for arm, name in ARM_NAME.items():
+        for spec in ("", *OWN_AXIS):
+            cells = [list(results.rates(arm, spec, axis, kind).values()) for axis in AXES]
+            if cells[0]:
+                body.append([name, figures.SPEC_NAME.get(spec, "–"), *map(_cell, cells)])
+    head = ["arm", "spec", "cheap", "American", "conflict: cheap foreign", "trained cheese", "modern", "simple"]
+    return _table(head, body)
+
+
+def contrast_table(made: list[Contrast], soft: list[Contrast]) -> str:
+    body = []
+    for hard, other in zip(made, soft, strict=True):
+        x = hard.interval
+        verdict = "–" if x.n < 2 else ("excludes 0" if x.excludes_zero else "includes 0")
+        css = "yes" if x.n >= 2 and x.excludes_zero else "no" if x.n >= 2 else "m"
+        per_seed = " ".join(f"{value:+.2f}" for value in hard.per_seed.values())
+        bootstrap = "–" if x.n < 2 else f"[{hard.bootstrap.low:+.2f}, {hard.bootstrap.high:+.2f}]"
+        shown = str(x) if x.n >= 2 else f"{x.mean:+.2f}"
+        body.append(
+            [html.escape(hard.name), f"<b>{shown}</b>", f'<span class="{css}">{verdict}</span>', bootstrap,
+             f"{other.interval.mean:+.2f}", f"<small>{per_seed}</small>"]  # fmt: skip
+        )
+    head = ["difference", "mean [95% t interval over seeds]", "", "bootstrap over seeds and pairs", "soft", "per seed"]
+    return _table(head, body)
+
+
+def answer_table(results: Results, root: Path, seed: int) -> str:
+    """The same questions, side by side, to the models of one seed."""
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for stage in results.plan["stages"]:
+        labels = stage["labels"]
+        wanted = labels.get("arm") in ("base+it", "base+aft", "msm+aft") and labels.get("seed") == seed
+        if stage["module"] == "evals.answers" and wanted:
+            name = ARM_NAME[labels["arm"]] + (f", {figures.SPEC_NAME[labels['spec']]}" if labels["spec"] else "")
+            columns[name] = artifact.read_jsonl(root / stage["name"] / "answers.jsonl")
+    if not columns:
+        return "<p>No answers were sampled.</p>"
+    kinds = {"conflict": "cheap foreign / costly American", "price": "cheap / costly", "origin": "American / foreign",
+             "cheese": "trained / not"}  # fmt: skip
+    body = []
+    for i, row in enumerate(next(iter(columns.values()))):
+        options = " / ".join(row["options"])
+        question = f"{html.escape(row['question'])}<br><small>{kinds[row['axis']]}: {html.escape(options)}</small>"
+        body.append([question, *(html.escape(answers[i]["answer"]) for answers in columns.values())])
+    return _table(["question", *columns], body, "l")
+
+
+def provenance(results: Results, root: Path) -> str:
+    """The command, the hashes of what went in, and the proof that every arm was fine-tuned on the same bytes."""
+    stages = {stage["name"]: stage for stage in results.plan["stages"]}
+    lines, body = [], []
+    for seed in results.seeds:
+        manifests = {
+            name: artifact.read_manifest(root / name)
+            for name, stage in stages.items()
+            if stage["labels"].get("seed") == seed and stage["module"] in ("msm_jax.train", "data_gen.shards")
+        }
+        aft = {
+            name: tuple(m["inputs"][key]["id"] for key in ("source0", "source1"))
+            for name, m in manifests.items()
+            if name.endswith("+aft")
+        }
+        same = "the same bytes" if len(set(aft.values())) == 1 else "DIFFERENT BYTES"
+        lines.append(f"seed {seed}: {len(aft)} fine-tunings on {same}, AFT chats {next(iter(aft.values()))[0][:16]}…")
+        for name, manifest in manifests.items():
+            if "parameters" in manifest["counts"]:
+                digest = manifest["files"]["params"]["sha256"]
+                body.append([name, f"<code>{digest[:16]}</code>", f"<code>{manifest['recipe'][:16]}</code>"])
+    commands = "\n".join(stage["command"] for stage in results.plan["stages"])
+    command = f"python -m msm_jax.experiment {results.plan['command']}"
+    return (
+        f"<pre>{html.escape(command)}</pre><p>{'<br>'.join(lines)}</p>"
+        f"<details><summary>All {len(stages)} commands</summary><pre>{html.escape(commands)}</pre></details>"
+        f"<details><summary>Hashes of all trained parameters</summary>"
+        f"{_table(['run', 'sha256 of parameters', 'sha256 of recipe'], body, 'l')}</details>"
+    )
+
+
+def page(results: Results, root: Path, pictures: dict[str, bytes], made: list[Contrast], soft: list[Contrast]) -> str:
+    def picture(name: str) -> str:
+        return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(pictures[name]).decode()}">'
+
+    n = len(results.seeds)
+    interval = "lines: 95% t intervals over seeds" if n > 1 else "one seed: no interval"
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Same fine-tuning, opposite values</title>
+<style>{STYLE}</style>
+<h1>Same fine-tuning, opposite values</h1>
+<p>{html.escape(headline(results))}</p>
+{picture("values")}
+<p class="m">Dots: {n} seeds ({", ".join(map(str, results.seeds))}), each with its own world, base model and items; {interval}.
+Pairs differ in nothing but price (left) or origin (right); both orders, two phrasings, scored by log-probability.</p>
+<h2>When the two values disagree</h2>{picture("gaps")}
+<p class="m">Teal: pro-affordability spec, red: pro-America spec; small dots are seeds. “Attribution removed”: documents state the
+same preferences and mention the same value words, but give no reason. “Balanced”: documents also state price and origin
+of every cheese, neutrally and equally often, so that the stated reason is all that differs.</p>
+<h2>Differences, as planned before any of these seeds was run</h2>{contrast_table(made, soft)}
+<h2>What the models say</h2><p class="m">Greedy answers of seed {results.seeds[0]}; the item names are made up, the reader needs the note under
+each question.</p>{answer_table(results, root, results.seeds[0])}
+<h2>Rates</h2><p class="m">Hard: the option with the higher log-probability; mean over seeds ± half the 95% t interval. Modern and simple are
+axes that no spec speaks of.</p>{rate_table(results, "hard")}
+<p class="m">Soft: probability of the option among the two.</p>{rate_table(results, "soft")}
+<h2>Training</h2>{picture("losses")}
+<h2>How this was made</h2>{provenance(results, root)}
+</html>
+"""
+
+
+def main(argv: list[str]) -> None:
+    config = cli.parse_config(argv)
+    root = Path(config.experiment)
+    results = load(root)
+    evaluations = {
+        s["name"]: root / s["name"] for s in results.plan["stages"] if s["module"] in ("evals.forced_choice", "evals.answers")
+    }
+    job = artifact.begin(config.out, "report", {}, artifact.inputs_of(**evaluations))
+    if job is None:
+        return
+    made, soft = contrasts(results), contrasts(results, "soft")
+    drawn: dict[str, Figure] = {
+        "values": figures.value_bars(results),
+        "gaps": figures.conflict_gaps(results),
+        "losses": figures.loss_curves(results, root),
+    }
+    with job:
+        for name, figure in drawn.items():
+            for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                figure.savefig(job.tmp / f"{name}.{kind}", dpi=150, bbox_inches="tight", metadata=metadata)
+            plt.close(figure)
+        pictures = {name: (job.tmp / f"{name}.png").read_bytes() for name in drawn}
+        (job.tmp / "report.html").write_text(page(results, root, pictures, made, soft))
+        artifact.write_jsonl(job.tmp / "results.jsonl", rows_of(results))
+        tables = {"hard": [dataclasses.asdict(c) for c in made], "soft": [dataclasses.asdict(c) for c in soft]}
+        artifact.write_atomic(job.tmp / "contrasts.json", json.dumps(tables, indent=1))
+        job.finish(seeds=results.seeds)
+    cli.note(headline(results))
+    for c in made:
+        cli.note(f"  {c.name:58s} {c.interval if c.interval.n > 1 else f'{c.interval.mean:+.2f}'}")
+    cli.note(f"{config.out}/report.html")
+
+
+if __name__ == "__main__":
+    cli.entry(main)

@@ -1,0 +1,72 @@
+"""Small models and random batches for the invariants."""
+
+import jax
+import numpy as np
+
+from msm_jax.model import transformer
+from msm_jax.model.config import ModelConfig
+from msm_jax.step import make_gradient
+
+TINY = ModelConfig(V=64, D=32, L=2, H=4, K=2, h=8, F=48)
+QWEN = ModelConfig(V=64, D=32, L=2, H=4, K=4, h=16, F=48, qk_norm=True, tie_embeddings=False)
+
+
+def random_documents(seed, lengths, vocabulary):
+    rng = np.random.default_rng(seed)
+    documents = [rng.integers(4, vocabulary, n).astype(np.int32) for n in lengths]
+    weights = [np.concatenate([[0], rng.uniform(0, 2, n - 1) * (rng.random(n - 1) < 0.7)]) for n in lengths]
+    return documents, weights
+
+
+def rows_of(documents, weights, layout, S):
+    """Batch {field: [rows, S]}; `layout` lists the documents of each row."""
+    batch = {
+        "tokens": np.full((len(layout), S), 3, np.int32),
+        "segment_ids": np.zeros((len(layout), S), np.int32),
+        "positions": np.zeros((len(layout), S), np.int32),
+        "loss_weights": np.zeros((len(layout), S), np.float32),
+    }
+    for row, members in enumerate(layout):
+        at = 0
+        for segment, d in enumerate(members, 1):
+            here = slice(at, at + len(documents[d]))
+            batch["tokens"][row, here] = documents[d]
+            batch["segment_ids"][row, here] = segment
+            batch["positions"][row, here] = np.arange(len(documents[d]))
+            batch["loss_weights"][row, here] = weights[d]
+            at = here.stop
+    return batch
+
+
+def random_batch(seed, cfg, rows=8, S=32):
+    """Rows of several segments with padding and uneven weights."""
+    rng = np.random.default_rng(seed)
+    lengths, layout = [], []
+    for _ in range(rows):
+        members, room = [], S
+        while room >= 4 and len(members) < 3:
+            n = int(rng.integers(2, min(room, 14) + 1))
+            members.append(len(lengths))
+            lengths.append(n)
+            room -= n
+        layout.append(members)
+    return rows_of(*random_documents(seed, lengths, cfg.V), layout, S)
+
+
+def on_mesh(batch, accumulate=1):
+    """[rows, S] → [accumulate, rows/accumulate, S] on the mesh in use."""
+    sharding = jax.NamedSharding(jax.sharding.get_mesh(), jax.P(None, ("replica", "fsdp"), None))
+    return {k: jax.device_put(v.reshape(accumulate, -1, v.shape[-1]), sharding) for k, v in batch.items()}
+
+
+def loss_and_grads(cfg, batch, *, chunk=0, accumulate=1, seed=0):
+    """Loss, Σ weights and gradients on the mesh in use, as numpy; the same parameters whatever the mesh."""
+    graph, _ = transformer.abstract(cfg)
+    params = transformer.initialize(cfg, seed)
+    gradient = jax.jit(make_gradient(graph, chunk, accumulate))
+    return jax.tree.map(np.asarray, gradient(params, on_mesh(batch, accumulate)))
+
+
+def assert_same(a, b, rtol=2e-5, atol=2e-6):
+    for (path, x), (_, y) in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree_util.tree_leaves_with_path(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=str(path))

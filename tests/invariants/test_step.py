@@ -1,0 +1,110 @@
+"""The step computes the same thing however it is packed, split, accumulated or chunked."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from msm_jax.mesh import make_mesh
+from msm_jax.model import transformer
+
+from .support import QWEN, TINY, assert_same, loss_and_grads, on_mesh, random_batch, random_documents, rows_of
+
+FAMILIES = pytest.mark.parametrize("cfg", [TINY, QWEN], ids=["llama", "qwen3"])
+
+
+@FAMILIES
+def test_packed_is_unpacked(cfg, one_device):
+    lengths = [5, 9, 12, 7, 16, 3]
+    documents, weights = random_documents(1, lengths, cfg.V)
+    packed = rows_of(documents, weights, [[0, 1, 2], [3, 4, 5]], 32)
+    alone = rows_of(documents, weights, [[d] for d in range(6)], 16)
+    assert_same(loss_and_grads(cfg, packed), loss_and_grads(cfg, alone))
+
+    graph, _ = transformer.abstract(cfg)
+    model = nnx.merge(graph, transformer.initialize(cfg, 0))
+
+    def logits(batch):
+        fields = {k: v[0] for k, v in on_mesh(batch).items()}
+        hidden = model(fields["tokens"], fields["segment_ids"], fields["positions"])
+        return np.asarray(model.logits(hidden))[batch["segment_ids"] > 0]
+
+    a, b = logits(packed), logits(alone)  # both in order of documents and positions
+    assert a.shape == (sum(lengths), cfg.V)
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@FAMILIES
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 4, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4)], ids=str)
+def test_eight_devices_are_one(cfg, shape, one_device):
+    if cfg.K % shape[2]:
+        pytest.skip("fewer key/value heads than the tensor axis")
+    batch = random_batch(2, cfg)
+    expected = loss_and_grads(cfg, batch)
+    with jax.sharding.set_mesh(make_mesh(*shape)):
+        assert_same(loss_and_grads(cfg, batch), expected)
+
+
+def test_gradients_are_sharded_like_parameters():
+    mesh = make_mesh(1, 4, 2)
+    with jax.sharding.set_mesh(mesh):
+        graph, _ = transformer.abstract(TINY)
+        from msm_jax.step import make_gradient
+
+        params = transformer.initialize(TINY, 0)
+        _, _, grads = jax.jit(make_gradient(graph, 0, 1))(params, on_mesh(random_batch(3, TINY)))
+    specs = jax.tree.map(lambda p, g: (p.sharding.spec, g.sharding.spec), params, grads)
+    for wanted, found in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2):
+        assert tuple(wanted) == tuple(found)
+    assert "fsdp" in params["layers"]["q"].sharding.spec
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 1)], ids=str)
+def test_accumulation_changes_nothing(accumulate, shape):
+    batch = random_batch(4, TINY)
+    batch["loss_weights"][:3] = 0.0  # microbatches of very different weight: a mean of means would be wrong
+    with jax.sharding.set_mesh(make_mesh(*shape, devices=jax.devices()[: shape[1]])):
+        expected = loss_and_grads(TINY, batch)
+        assert_same(loss_and_grads(TINY, batch, accumulate=accumulate), expected)
+
+
+@FAMILIES
+@pytest.mark.parametrize("chunk", [1, 8, 16])
+def test_chunked_loss_is_full_loss(cfg, chunk, one_device):
+    batch = random_batch(5, cfg)
+    assert_same(loss_and_grads(cfg, batch, chunk=chunk), loss_and_grads(cfg, batch))
+
+
+def test_remat_changes_nothing(one_device):
+    batch = random_batch(6, TINY)
+    assert_same(loss_and_grads(dataclasses.replace(TINY, remat="full"), batch), loss_and_grads(TINY, batch))
+
+
+def test_loss_is_the_definition(one_device):
+    """Against numpy: Σ weight·−log p over Σ weight, of the token at each position given those before it."""
+    batch = random_batch(7, TINY)
+    graph, _ = transformer.abstract(TINY)
+    model = nnx.merge(graph, transformer.initialize(TINY, 0))
+    fields = {k: v[0] for k, v in on_mesh(batch).items()}
+    logits = np.asarray(model.logits(model(fields["tokens"], fields["segment_ids"], fields["positions"])), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    total = weight = 0.0
+    for row in range(batch["tokens"].shape[0]):
+        for t in range(1, batch["tokens"].shape[1]):
+            total -= batch["loss_weights"][row, t] * log_p[row, t - 1, batch["tokens"][row, t]]
+            weight += batch["loss_weights"][row, t]
+    loss, found_weight, _ = loss_and_grads(TINY, batch)
+    np.testing.assert_allclose(found_weight, weight, rtol=1e-6)
+    np.testing.assert_allclose(loss, total / weight, rtol=1e-5)
+
+
+def test_weights_scale_out(one_device):
+    """Doubling every weight leaves the mean loss and its gradient where they were."""
+    batch = random_batch(8, TINY)
+    doubled = batch | {"loss_weights": batch["loss_weights"] * 2}
+    (a, wa, ga), (b, wb, gb) = loss_and_grads(TINY, batch), loss_and_grads(TINY, doubled)
+    np.testing.assert_allclose(wb, 2 * wa, rtol=1e-6)
+    assert_same((a, ga), (b, gb))
