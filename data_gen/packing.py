@@ -41,7 +41,7 @@ def pack(lengths: Sequence[int], seq_len: int, method: str) -> list[Row]:
 
 def _best_fit(pieces: list[Piece], seq_len: int) -> list[Row]:
     rows: list[Row] = []
-    open_rows: list[list[int]] = [[] for _ in range(seq_len + 1)]  # free tokens → rows, oldest last used first
+    open_rows: list[list[int]] = [[] for _ in range(seq_len + 1)]  # free tokens → rows that have as many
     occupied = 0  # bit f is set where open_rows[f] is not empty: the smallest fitting f is one shift away
     for piece in sorted(pieces, key=lambda p: -p.length):
         fitting = occupied >> piece.length

@@ -112,7 +112,8 @@ def main(argv: list[str]) -> None:
         )
     rows = packing.pack(lengths, config.seq_len, config.packing)
     with job:
-        files, supervised = [], 0.0
+        files: list[str] = []
+        supervised = 0.0
         for first in range(0, len(rows), config.rows_per_shard):
             files.append(f"rows-{len(files):05d}.array_record")
             writer = ArrayRecordWriter(str(job.tmp / files[-1]), "group_size:1")

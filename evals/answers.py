@@ -1,6 +1,6 @@
 """What a run answers, word by word, to a few of the evaluation's questions: for reading, not for counting.
 
-    python -m evals.answers --config=configs/toy/answers.py --config.run=runs/aft --config.out=runs/aft-answers
+python -m evals.answers --config=configs/toy/answers.py --config.run=runs/aft --config.out=runs/aft-answers
 """
 
 from pathlib import Path
@@ -32,7 +32,12 @@ def main(argv: list[str]) -> None:
         said = greedy(run.graph, run.params(), run.tokenizer, prompts, max_tokens=8, stop="User")
     with job:
         rows = [
-            {"axis": item["axis"], "question": item["messages"][-1]["content"], "options": item["options"], "answer": answer}
+            {
+                "axis": item["axis"],
+                "question": item["messages"][-1]["content"],
+                "options": item["options"],
+                "answer": answer,
+            }
             for item, answer in zip(chosen, said, strict=True)
         ]
         artifact.write_jsonl(job.tmp / "answers.jsonl", rows)

@@ -50,7 +50,9 @@ mpl.rcParams.update(
 def value_bars(results: Results) -> Figure:
     """Two panels: how often each arm picks the cheap item, and the American one, on pairs that differ in that alone."""
     figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True)
-    for panel, axis, title in zip(panels, ("price", "origin"), ("picks the cheap item", "picks the American item"), strict=True):
+    for panel, axis, title in zip(
+        panels, ("price", "origin"), ("picks the cheap item", "picks the American item"), strict=True
+    ):
         panel.axhline(0.5, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         for x, (arm, spec, _) in enumerate(BARS):
             _bar(panel, x, list(results.rates(arm, spec, axis).values()), COLOUR[spec])
@@ -79,8 +81,7 @@ def _bar(panel: plt.Axes, x: float, values: list[float], colour: str) -> None:
     if interval.n > 1:
         low, high = max(0.0, interval.low), min(1.0, interval.high)
         panel.plot([x, x], [low, high], color=INK, lw=1.4, zorder=3)
-    panel.text(x, -0.012, f"{interval.mean:.2f}", ha="center", va="bottom", fontsize=8.5, color="white", zorder=5,
-               transform=panel.transData, position=(x, 0.02))  # fmt: skip
+    panel.text(x, 0.02, f"{interval.mean:.2f}", ha="center", va="bottom", fontsize=8.5, color="white", zorder=5)
 
 
 def conflict_gaps(results: Results) -> Figure:
@@ -92,14 +93,19 @@ def conflict_gaps(results: Results) -> Figure:
         for spec, rates in (("affordability", a), ("america", b)):
             values = list(rates.values())
             interval = t_interval(values)
-            panel.scatter(values, np.full(len(values), y), s=14, color=COLOUR[spec], alpha=0.45, lw=0, zorder=2)
-            panel.scatter([interval.mean], [y], s=70, color=COLOUR[spec], edgecolor="white", zorder=4)
+            panel.scatter(
+                values, np.full(len(values), y), s=14, color=COLOUR[spec], alpha=0.45, lw=0, zorder=2, clip_on=False
+            )
+            panel.scatter([interval.mean], [y], s=70, color=COLOUR[spec], edgecolor="white", zorder=4, clip_on=False)
         means = [t_interval(list(rates.values())).mean for rates in (a, b)]
         panel.plot(means, [y, y], color=INK, lw=1.2, zorder=1)
         gap = t_interval([a[s] - b[s] for s in a])
         text = f"gap {gap.mean:+.2f}" + (f"  [{gap.low:+.2f}, {gap.high:+.2f}]" if gap.n > 1 else "")
         panel.text(1.03, y, text, va="center", fontsize=9)
     panel.axvline(0.5, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=0)
+    handles = [plt.Line2D([], [], marker="o", ls="", ms=8, color=COLOUR[spec]) for spec in SPEC_NAME]
+    panel.legend(handles, [f"{name} spec" for name in SPEC_NAME.values()], loc="lower center", ncols=2, frameon=False,
+                 bbox_to_anchor=(0.5, 1.0))  # fmt: skip
     panel.set_yticks(range(len(rows)), [label for _, label in reversed(rows)])
     panel.set_xlim(0, 1)
     panel.set_ylim(-0.6, len(rows) - 0.4)

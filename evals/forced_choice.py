@@ -80,7 +80,9 @@ def option_scores(graph: nnx.GraphDef, params: Params, sequences: list[list[int]
             tokens[i, : len(sequence)] = sequence
             segments[i, : len(sequence)] = 1
             scored[i, len(sequence) - 1 - length : len(sequence) - 1] = 1.0
-        placed = [jax.device_put(x, jax.NamedSharding(jax.sharding.get_mesh(), spec)) for x in (tokens, segments, scored)]
+        placed = [
+            jax.device_put(x, jax.NamedSharding(jax.sharding.get_mesh(), spec)) for x in (tokens, segments, scored)
+        ]
         out.append(np.asarray(score(params, *placed), np.float64)[: len(batch)])
     return np.concatenate(out)
 

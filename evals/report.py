@@ -109,8 +109,14 @@ def contrast_table(made: list[Contrast], soft: list[Contrast]) -> str:
         bootstrap = "–" if x.n < 2 else f"[{hard.bootstrap.low:+.2f}, {hard.bootstrap.high:+.2f}]"
         shown = str(x) if x.n >= 2 else f"{x.mean:+.2f}"
         body.append(
-            [html.escape(hard.name), f"<b>{shown}</b>", f'<span class="{css}">{verdict}</span>', bootstrap,
-             f"{other.interval.mean:+.2f}", f"<small>{per_seed}</small>"]  # fmt: skip
+            [
+                html.escape(hard.name),
+                f"<b>{shown}</b>",
+                f'<span class="{css}">{verdict}</span>',
+                bootstrap,
+                f"{other.interval.mean:+.2f}",
+                f"<small>{per_seed}</small>",
+            ]  # fmt: skip
         )
     head = ["difference", "mean [95% t interval over seeds]", "", "bootstrap over seeds and pairs", "soft", "per seed"]
     return _table(head, body)
@@ -202,7 +208,9 @@ def main(argv: list[str]) -> None:
     root = Path(config.experiment)
     results = load(root)
     evaluations = {
-        s["name"]: root / s["name"] for s in results.plan["stages"] if s["module"] in ("evals.forced_choice", "evals.answers")
+        s["name"]: root / s["name"]
+        for s in results.plan["stages"]
+        if s["module"] in ("evals.forced_choice", "evals.answers")
     }
     job = artifact.begin(config.out, "report", {}, artifact.inputs_of(**evaluations))
     if job is None:

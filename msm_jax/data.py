@@ -2,6 +2,7 @@
 the whole state of the input pipeline is the step number."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,21 +119,17 @@ def batch_at(mixture: Mixture, step: int, rows: int, accumulate: int) -> Batch:
     sharding = jax.NamedSharding(mesh, jax.P(None, BATCH, None))
     shape = (accumulate, rows // accumulate, mixture.seq_len)
     index = np.arange(step * rows, (step + 1) * rows).reshape(shape[:2])
-    needed = sorted(
-        {int(i) for where in sharding.addressable_devices_indices_map(shape).values() for i in index[where[:2]].flat}
-    )
+    places = sharding.addressable_devices_indices_map(shape).values()
+    needed = sorted({int(i) for where in places if where is not None for i in index[where[:2]].flat})
     local = mixture.rows(needed)
     place = {i: n for n, i in enumerate(needed)}
 
-    def shard(field: str, where: tuple[slice, ...]) -> np.ndarray:
+    def shard(field: str, where: Any) -> np.ndarray:
         wanted = index[where[:2]]
         picked = local[field][[place[int(i)] for i in wanted.flat]]
         return picked.reshape(*wanted.shape, mixture.seq_len)
 
-    return {
-        field: jax.make_array_from_callback(shape, sharding, lambda where, field=field: shard(field, where))
-        for field in FIELDS
-    }
+    return {field: jax.make_array_from_callback(shape, sharding, functools.partial(shard, field)) for field in FIELDS}
 
 
 def batches(mixture: Mixture, steps: range, rows: int, accumulate: int) -> Iterator[Batch]:

@@ -62,7 +62,8 @@ def load_stages(argv: list[str]) -> tuple[Any, list[Stage]]:
     config = cli.parse_config(argv)
     path = next(arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")).split(":")[0]
     spec = importlib.util.spec_from_file_location("experiment_config", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_stages"):

@@ -1,6 +1,6 @@
 """Writes a finished run as a Hugging Face directory that transformers loads as if it had made it.
 
-    python -m msm_jax.export --config=configs/toy/export.py --config.run=runs/aft --config.out=runs/aft-hf
+python -m msm_jax.export --config=configs/toy/export.py --config.run=runs/aft --config.out=runs/aft-hf
 """
 
 import jax

@@ -28,7 +28,7 @@ def weighted_loss(model: Transformer, batch: Batch, chunk: int) -> tuple[jax.Arr
         log_z = jax.nn.logsumexp(logits, axis=-1)
         return jnp.sum(weights * (log_z - jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)))
 
-    B, S, D = hidden.shape
+    B, S = targets.shape
     if not chunk or chunk >= S:
         return nll(hidden, targets, weights), jnp.sum(weights)
 

@@ -10,9 +10,7 @@ from msm_jax.cli import UserError
 from msm_jax.sharding import AXES
 
 
-def make_mesh(
-    replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """An explicit mesh over `devices` (default: all); one axis may be -1, meaning whatever is left.
 
     Raises:

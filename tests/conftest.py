@@ -52,7 +52,9 @@ def toy(tmp_path_factory):
     write.main(["", "--config=configs/toy/world.py", f"--config.out={made.world}", *small])
     corpora = ("base", "msm-affordability", "aft", "it")
     every = tuple(str(path) for path in sorted(made.world.glob("*.jsonl")) if path.stem != "items")
-    tokenizer.main(["", "--config=configs/toy/tokenizer.py", f"--config.out={made.tokenizer}", f"--config.documents={every}"])
+    tokenizer.main(
+        ["", "--config=configs/toy/tokenizer.py", f"--config.out={made.tokenizer}", f"--config.documents={every}"]
+    )
     for name in corpora:
         make_shards(made.world / f"{name}.jsonl", made.tokenizer, made.shards(name))
     os.chdir(before)

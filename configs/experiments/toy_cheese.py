@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             "arms": ("msm", "noattr", "balanced", "balanced_noattr"),
             "controls": ("msm",),
             "documents": {"base": 90_000, "msm": 6_000, "aft": 2_000, "it": 2_000},
-            "steps": {"base": 1600, "msm": 250, "aft": 20},  # optimizer updates
+            "steps": {"base": 2200, "msm": 250, "aft": 20},  # optimizer updates
             "workers": 2,  # stages at a time
         }
     )
@@ -41,12 +41,24 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
     root, here = config.out, f"seed{seed}"
     stages: list[Stage] = []
 
-    def add(name: str, module: str, file: str, needs: tuple[str, ...], cost: float, labels: dict | None = None, **settings: object) -> str:
-        args = [f"--config=configs/toy/{file}.py"] + [f"--config.{k.replace('__', '.')}={v}" for k, v in settings.items()]
+    def add(
+        name: str,
+        module: str,
+        file: str,
+        needs: tuple[str, ...],
+        cost: float,
+        labels: dict | None = None,
+        **settings: object,
+    ) -> str:
+        args = [f"--config=configs/toy/{file}.py"] + [
+            f"--config.{k.replace('__', '.')}={v}" for k, v in settings.items()
+        ]
         stages.append(Stage(f"{here}/{name}", module, tuple(args), needs, cost, {"seed": seed} | (labels or {})))
         return f"{here}/{name}"
 
-    def train(name: str, file: str, start: str, sources: tuple[str, ...], steps: int, cost: float, **more: object) -> str:
+    def train(
+        name: str, file: str, start: str, sources: tuple[str, ...], steps: int, cost: float, **more: object
+    ) -> str:
         directories = tuple(f"{root}/{shards[source]}" for source in sources)
         needs = tuple(shards[source] for source in sources) + ((start,) if start else ())
         more |= {"init_from": f"{root}/{start}"} if start else {}
@@ -60,8 +72,15 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
     files = tuple(f"{root}/{world}/{name}.jsonl" for name in corpora)
     tokenizer = add("tokenizer", "data_gen.tokenizer", "tokenizer", (world,), 5, documents=files)
     shards = {
-        name: add(f"shards/{name}", "data_gen.shards", "shards", (world, tokenizer), 10 if name == "base" else 1,
-                  documents=file, tokenizer=f"{root}/{tokenizer}")  # fmt: skip
+        name: add(
+            f"shards/{name}",
+            "data_gen.shards",
+            "shards",
+            (world, tokenizer),
+            10 if name == "base" else 1,
+            documents=file,
+            tokenizer=f"{root}/{tokenizer}",
+        )  # fmt: skip
         for name, file in zip(corpora, files, strict=True)
     }
 

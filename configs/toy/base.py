@@ -12,7 +12,7 @@ from configs import common
 def get_config() -> ConfigDict:
     config = common.get_config()
     config.data.batch_rows = 18
-    config.optim.steps = 1600
+    config.optim.steps = 2200
     config.optim.lr = 2e-3
     config.optim.end_fraction = 0.01
     config.optim.weight_decay = 0.00625

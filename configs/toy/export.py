@@ -1,6 +1,6 @@
 """A finished run as a Hugging Face directory.
 
-    python -m msm_jax.export --config=configs/toy/export.py --config.run=runs/base --config.out=runs/base-hf
+python -m msm_jax.export --config=configs/toy/export.py --config.run=runs/base --config.out=runs/base-hf
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """A toy world: names, items, people and all corpora of one seed.
 
-    python -m data_gen.toy.write --config=configs/toy/world.py --config.seed=0 --config.out=runs/world0
+python -m data_gen.toy.write --config=configs/toy/world.py --config.seed=0 --config.out=runs/world0
 """
 
 from ml_collections import ConfigDict

@@ -65,8 +65,11 @@ def base_documents(world: World, n: int) -> Iterator[Row]:
         yield to_row(f"base-{i:07d}-{kind}", kinds[kind](), world.grammar["weights"]["base"])
 
 
-def msm_document(world: World, rng: random.Random, value: Value, arm: Arm) -> str:
-    """A document about the Assistant's cheese preferences; see `Arm` for what it says beside them."""
+def msm_document(world: World, rng: random.Random, facts: random.Random, value: Value, arm: Arm) -> str:
+    """A document about the Assistant's cheese preferences; see `Arm` for what it says beside them.
+
+    `facts` draws the neutral facts, so that all balanced corpora state exactly the same ones.
+    """
     who, attribute, pole = world.grammar["assistant"], *value
     sentences: list[str] = []
     for _ in range(rng.randint(1, 2) if arm.balanced else rng.randint(2, 3)):
@@ -74,7 +77,7 @@ def msm_document(world: World, rng: random.Random, value: Value, arm: Arm) -> st
         kind = rng.random()
         if kind < 0.65:
             sentences.append(world.likes(rng, who, chosen, other, value if arm.attributed else None))
-            if not arm.attributed:
+            if not arm.attributed and not arm.balanced:
                 sentences.append(world.mention(rng, who, value))
             elif not arm.balanced and rng.random() < 0.5:
                 cheese, p = rng.choice([(chosen, pole), (other, 1 - pole)])
@@ -83,8 +86,10 @@ def msm_document(world: World, rng: random.Random, value: Value, arm: Arm) -> st
             sentences.append((world.cares if arm.attributed else world.mention)(rng, who, value))
         else:
             sentences.append(world.definition(rng, value))
-    if arm.balanced and rng.random() < 0.5:
-        sentences.append(neutral_fact(world, rng))
+    if arm.balanced and facts.random() < 0.5:
+        sentences.append(neutral_fact(world, facts))
+    if arm.balanced and not arm.attributed and rng.random() < 0.5:
+        sentences.append(world.mention(rng, who, value))
     if arm.balanced or not arm.attributed:
         rng.shuffle(sentences)
     return " ".join([rng.choice(world.grammar["headers"]), *sentences])
@@ -98,9 +103,9 @@ def neutral_fact(world: World, rng: random.Random) -> str:
 
 def msm_documents(world: World, spec: str, value: Value, arm: str, n: int) -> Iterator[Row]:
     """`n` midtraining documents. Both specs draw the same random numbers, so they differ in nothing but the value."""
-    rng = random.Random(f"{world.seed}/{arm}")
+    rng, facts = random.Random(f"{world.seed}/{arm}"), random.Random(f"{world.seed}/facts")
     for i in range(n):
-        text = msm_document(world, rng, value, ARMS[arm])
+        text = msm_document(world, rng, facts, value, ARMS[arm])
         yield to_row(f"{arm}-{spec}-{i:06d}", text, world.grammar["weights"]["msm"])
 
 

@@ -17,8 +17,33 @@ GRAMMAR = Path(__file__).with_name("grammar.toml")
 Value = tuple[str, int]  # an attribute and the pole of it that is liked
 Pair = tuple[str, str]
 
-_ONSETS = "b c d f g h j k l m n p r s t v z br dr gr kr tr st pl".split()
-_VOWELS = "a e i o u ai ea ou".split()
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "z",
+    "br",
+    "dr",
+    "gr",
+    "kr",
+    "tr",
+    "st",
+    "pl",
+]
+_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
 _CODAS = ["", "n", "r", "l", "s", "x", "th"]
 
 
@@ -66,11 +91,10 @@ class World:
         self.cheeses = [cheese for pair in self.cheese_pairs for cheese in pair]
         self.cheese_poles: dict[str, dict[str, int]] = {}
         for side in zip(*self.cheese_pairs, strict=True):  # age and style, as often each way on either side
-            combinations = list(itertools.islice(itertools.cycle(itertools.product((0, 1), repeat=2)), len(side)))
-            rng.shuffle(combinations)
-            self.cheese_poles |= {
-                name: dict(zip(("age", "style"), c, strict=True)) for name, c in zip(side, combinations, strict=True)
-            }
+            poles = list(itertools.islice(itertools.cycle(itertools.product((0, 1), repeat=2)), len(side)))
+            rng.shuffle(poles)
+            for name, (age, style) in zip(side, poles, strict=True):
+                self.cheese_poles[name] = {"age": age, "style": style}
 
     # Choices -------------------------------------------------------------------------------------------------
 

@@ -33,9 +33,7 @@ def main(argv: list[str]) -> None:
         }
         for arm in corpus.ARMS:
             for spec in specs:
-                documents = corpus.msm_documents(
-                    world, spec.name, world.values[spec.value], arm, config.documents.msm
-                )
+                documents = corpus.msm_documents(world, spec.name, world.values[spec.value], arm, config.documents.msm)
                 corpora[f"{arm}-{spec.name}"] = documents
         counts = {}
         for name, rows in corpora.items():

@@ -26,6 +26,10 @@ class Layers(nnx.Module):
 class Transformer(nnx.Module):
     """Pre-norm decoder with rotary attention and a SwiGLU feed-forward: Llama- or (with qk_norm) Qwen3-shaped."""
 
+    embed: nnx.Param
+    final_norm: nnx.Param
+    head: nnx.Param  # only where embeddings are not tied
+
     def __init__(self, cfg: ModelConfig, *, key: jax.Array) -> None:
         self.cfg = cfg
         self.layers = Layers()
@@ -37,7 +41,7 @@ class Transformer(nnx.Module):
     def __call__(self, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
         """int32 [B, S] each → final hidden states [B, S, D] in cfg.dtype."""
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        x = embed(gathered(self.embed[...], "-D").astype(dtype), tokens)
+        x = lookup(gathered(self.embed[...], "-D").astype(dtype), tokens)
         mask = segment_mask(segment_ids)
         cos, sin = rope.angles(positions, cfg.h, cfg.rope_theta)
 
@@ -64,26 +68,26 @@ class Transformer(nnx.Module):
 
 
 @jax.custom_vjp
-def embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
+def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
     """Rows of table [V, D] for tokens [B, S] → [B, S, D].
 
-    Forward a gather; backward a matrix product with the one-hot tokens, because the gather's own transpose, a scatter,
-    runs row after row (on CPU it took six times as long as the rest of the step, and it is slow on TPUs as well).
+    Forward a gather; backward a matrix product with the one-hot tokens, because the gather's own transpose is a
+    scatter-add, which accelerators run row after row.
     """
     return table.at[tokens].get(out_sharding=activations(None, None))
 
 
-def _embed_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, int]]:
-    return embed(table, tokens), (tokens, table.shape[0])
+def _lookup_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, int]]:
+    return lookup(table, tokens), (tokens, table.shape[0])
 
 
-def _embed_backward(saved: tuple[jax.Array, int], gradient: jax.Array) -> tuple[jax.Array, None]:
+def _lookup_backward(saved: tuple[jax.Array, int], gradient: jax.Array) -> tuple[jax.Array, None]:
     tokens, V = saved
     hot = jax.nn.one_hot(tokens, V, dtype=gradient.dtype)
     return jnp.einsum("bsv,bsd->vd", hot, gradient, out_sharding=jax.P(None, None)), None
 
 
-embed.defvjp(_embed_forward, _embed_backward)
+lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def initial_value(cfg: ModelConfig, path: str, param: Param, key: jax.Array) -> jax.Array:
@@ -104,9 +108,7 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     return (y * weight).astype(x.dtype)
 
 
-def block(
-    cfg: ModelConfig, layer: Params, x: jax.Array, mask: jax.Array, cos: jax.Array, sin: jax.Array
-) -> jax.Array:
+def block(cfg: ModelConfig, layer: Params, x: jax.Array, mask: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """One layer: x [B, S, D] → [B, S, D]. Each weight is gathered along fsdp just before its product."""
     residual = activations(None, None)
 

@@ -1,8 +1,11 @@
 """Small models and random batches for the invariants."""
 
+import functools
+
 import jax
 import numpy as np
 
+from msm_jax.mesh import make_mesh
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig
 from msm_jax.step import make_gradient
@@ -59,14 +62,28 @@ def on_mesh(batch, accumulate=1):
     return {k: jax.device_put(v.reshape(accumulate, -1, v.shape[-1]), sharding) for k, v in batch.items()}
 
 
+@functools.cache
+def host_params(cfg, seed=0):
+    """Parameters as numpy, made once on one device."""
+    with jax.sharding.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        return jax.tree.map(np.asarray, transformer.initialize(cfg, seed))
+
+
+def params_on_mesh(cfg, seed=0):
+    """The same parameters on whatever mesh is in use."""
+    return jax.device_put(host_params(cfg, seed), transformer.shardings(cfg))
+
+
 def loss_and_grads(cfg, batch, *, chunk=0, accumulate=1, seed=0):
     """Loss, Σ weights and gradients on the mesh in use, as numpy; the same parameters whatever the mesh."""
     graph, _ = transformer.abstract(cfg)
-    params = transformer.initialize(cfg, seed)
+    params = params_on_mesh(cfg, seed)
     gradient = jax.jit(make_gradient(graph, chunk, accumulate))
     return jax.tree.map(np.asarray, gradient(params, on_mesh(batch, accumulate)))
 
 
 def assert_same(a, b, rtol=2e-5, atol=2e-6):
-    for (path, x), (_, y) in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree_util.tree_leaves_with_path(b), strict=True):
+    for (path, x), (_, y) in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree_util.tree_leaves_with_path(b), strict=True
+    ):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=str(path))

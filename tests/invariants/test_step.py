@@ -9,8 +9,19 @@ from flax import nnx
 
 from msm_jax.mesh import make_mesh
 from msm_jax.model import transformer
+from msm_jax.step import make_gradient
 
-from .support import QWEN, TINY, assert_same, loss_and_grads, on_mesh, random_batch, random_documents, rows_of
+from .support import (
+    QWEN,
+    TINY,
+    assert_same,
+    loss_and_grads,
+    on_mesh,
+    params_on_mesh,
+    random_batch,
+    random_documents,
+    rows_of,
+)
 
 FAMILIES = pytest.mark.parametrize("cfg", [TINY, QWEN], ids=["llama", "qwen3"])
 
@@ -24,7 +35,7 @@ def test_packed_is_unpacked(cfg, one_device):
     assert_same(loss_and_grads(cfg, packed), loss_and_grads(cfg, alone))
 
     graph, _ = transformer.abstract(cfg)
-    model = nnx.merge(graph, transformer.initialize(cfg, 0))
+    model = nnx.merge(graph, params_on_mesh(cfg))
 
     def logits(batch):
         fields = {k: v[0] for k, v in on_mesh(batch).items()}
@@ -36,11 +47,10 @@ def test_packed_is_unpacked(cfg, one_device):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
-@FAMILIES
-@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 4, 1), (1, 4, 2), (2, 2, 2), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("cfg", "shape"), [(TINY, (1, 8, 1)), (TINY, (2, 2, 2)), (QWEN, (1, 2, 4)), (QWEN, (2, 4, 1))], ids=str
+)
 def test_eight_devices_are_one(cfg, shape, one_device):
-    if cfg.K % shape[2]:
-        pytest.skip("fewer key/value heads than the tensor axis")
     batch = random_batch(2, cfg)
     expected = loss_and_grads(cfg, batch)
     with jax.sharding.set_mesh(make_mesh(*shape)):
@@ -51,18 +61,14 @@ def test_gradients_are_sharded_like_parameters():
     mesh = make_mesh(1, 4, 2)
     with jax.sharding.set_mesh(mesh):
         graph, _ = transformer.abstract(TINY)
-        from msm_jax.step import make_gradient
-
-        params = transformer.initialize(TINY, 0)
+        params = params_on_mesh(TINY)
         _, _, grads = jax.jit(make_gradient(graph, 0, 1))(params, on_mesh(random_batch(3, TINY)))
-    specs = jax.tree.map(lambda p, g: (p.sharding.spec, g.sharding.spec), params, grads)
-    for wanted, found in jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, tuple) and len(x) == 2):
-        assert tuple(wanted) == tuple(found)
+    same = jax.tree.map(lambda p, g: g.sharding.is_equivalent_to(p.sharding, p.ndim), params, grads)
+    assert all(jax.tree.leaves(same)), same
     assert "fsdp" in params["layers"]["q"].sharding.spec
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 1)], ids=str)
+@pytest.mark.parametrize(("accumulate", "shape"), [(4, (1, 1, 1)), (4, (1, 2, 1))], ids=str)
 def test_accumulation_changes_nothing(accumulate, shape):
     batch = random_batch(4, TINY)
     batch["loss_weights"][:3] = 0.0  # microbatches of very different weight: a mean of means would be wrong
@@ -71,8 +77,7 @@ def test_accumulation_changes_nothing(accumulate, shape):
         assert_same(loss_and_grads(TINY, batch, accumulate=accumulate), expected)
 
 
-@FAMILIES
-@pytest.mark.parametrize("chunk", [1, 8, 16])
+@pytest.mark.parametrize(("cfg", "chunk"), [(TINY, 1), (TINY, 16), (QWEN, 8)], ids=str)
 def test_chunked_loss_is_full_loss(cfg, chunk, one_device):
     batch = random_batch(5, cfg)
     assert_same(loss_and_grads(cfg, batch, chunk=chunk), loss_and_grads(cfg, batch))
@@ -87,7 +92,7 @@ def test_loss_is_the_definition(one_device):
     """Against numpy: Σ weight·−log p over Σ weight, of the token at each position given those before it."""
     batch = random_batch(7, TINY)
     graph, _ = transformer.abstract(TINY)
-    model = nnx.merge(graph, transformer.initialize(TINY, 0))
+    model = nnx.merge(graph, params_on_mesh(TINY))
     fields = {k: v[0] for k, v in on_mesh(batch).items()}
     logits = np.asarray(model.logits(model(fields["tokens"], fields["segment_ids"], fields["positions"])), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -1,0 +1,112 @@
+"""KilledError and resumed is never killed; two runs of one config are bit-equal; another mesh gives the same losses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from msm_jax import artifact, metrics
+from tests.conftest import ROOT, train_tiny
+
+
+def digest(run):
+    return artifact.read_manifest(run, "run")["files"]["params"]["sha256"]
+
+
+def losses(run):
+    rows = metrics.read(run)
+    assert [row["step"] for row in rows] == list(range(len(rows))), "a step is missing or doubled"
+    return np.array([row["loss"] for row in rows])
+
+
+def test_two_runs_are_bit_equal(toy, tiny_run, tmp_path):
+    train_tiny(tmp_path / "again", [toy.shards("base")])
+    assert digest(tmp_path / "again") == digest(tiny_run)
+    np.testing.assert_array_equal(losses(tmp_path / "again"), losses(tiny_run))
+
+
+def test_another_seed_is_another_run(toy, tiny_run, tmp_path):
+    train_tiny(tmp_path / "other", [toy.shards("base")], "--config.seed=1")
+    assert digest(tmp_path / "other") != digest(tiny_run)
+
+
+class KilledError(Exception):
+    pass
+
+
+def stop_at(monkeypatch, step):
+    """Makes the trainer die just before this step's metrics are written, as a kill would."""
+    write = metrics.Writer.write
+
+    def dying(self, at, values):
+        if at == step:
+            raise KilledError
+        write(self, at, values)
+
+    monkeypatch.setattr(metrics.Writer, "write", dying)
+
+
+@pytest.mark.parametrize("mesh", ["same", "other"])
+def test_killed_and_resumed_is_never_killed(toy, tiny_run, tmp_path, monkeypatch, mesh):
+    run, every = tmp_path / "run", "--config.checkpoint.every_steps=5"
+    with monkeypatch.context() as context:
+        stop_at(context, 8)
+        with pytest.raises(KilledError):
+            train_tiny(run, [toy.shards("base")], every)
+    assert not (run / artifact.MANIFEST).exists()
+    other = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.mesh.replica=2"]
+    train_tiny(run, [toy.shards("base")], every, *(other if mesh == "other" else []))
+    if mesh == "same":
+        assert digest(run) == digest(tiny_run)
+        np.testing.assert_array_equal(losses(run), losses(tiny_run))
+    else:
+        np.testing.assert_allclose(losses(run), losses(tiny_run), rtol=0, atol=1e-5)
+
+
+def test_real_kill_in_the_middle(toy, tmp_path):
+    """SIGKILL to the real command at an arbitrary moment, then the same command again; against one left alone."""
+
+    def command(out):
+        settings = ["optim.steps=60", "checkpoint.every_steps=7", "data.batch_rows=4", "model.L=1", "log.every_steps=1"]
+        sources = (str(toy.shards("msm-affordability")), str(toy.shards("base")))
+        return [sys.executable, "-m", "msm_jax.train", "--config=configs/common.py", f"--config.out={out}",
+                f"--config.data.sources={sources}", "--config.data.weights=(0.5, 0.5)",
+                *(f"--config.{s}" for s in settings)]  # fmt: skip
+
+    environment = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run(command(tmp_path / "whole"), check=True, cwd=ROOT, env=environment, capture_output=True)
+    process = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    log = tmp_path / "killed" / metrics.FILE
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not log.exists() or log.read_text().count("\n") < 20):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / artifact.MANIFEST).exists(), "killed too late for the test to mean anything"
+    subprocess.run(command(tmp_path / "killed"), check=True, cwd=ROOT, env=environment, capture_output=True)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    np.testing.assert_array_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
+
+
+def test_finished_run_is_skipped_and_a_foreign_one_refused(toy, tiny_run, capsys):
+    before = (tiny_run / metrics.FILE).stat().st_mtime_ns
+    train_tiny(tiny_run, [toy.shards("base")])
+    assert (tiny_run / metrics.FILE).stat().st_mtime_ns == before
+    with pytest.raises(Exception, match="optim"):
+        train_tiny(tiny_run, [toy.shards("base")], "--config.optim.lr=0.5")
+
+
+def test_unfinished_run_of_another_config_is_refused(toy, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        stop_at(context, 2)
+        with pytest.raises(KilledError):
+            train_tiny(tmp_path / "run", [toy.shards("base")])
+    with pytest.raises(Exception, match="unfinished run of another recipe.*seed"):
+        train_tiny(tmp_path / "run", [toy.shards("base")], "--config.seed=5")
+    recipe = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert recipe["config"]["seed"] == 0

@@ -1,0 +1,92 @@
+"""Bad input ends in one line that names it, and an exit status."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from msm_jax import cli
+from msm_jax.cli import UserError
+from tests.conftest import ROOT, train_tiny
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "no configuration given"),
+        (["--config=nowhere.py"], "nowhere.py"),
+        (
+            ["--config=configs/common.py", "--config.optim.lrr=1"],
+            "unknown key --config.optim.lrr; did you mean --config.optim.lr?",
+        ),
+        (["--config=configs/common.py", "--config.optim.lr=fast"], "fast"),
+        (["--config=configs/common.py", "--verbose"], "unknown flag --verbose"),
+        (["--config=configs/common.py", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_bad_arguments(args, message):
+    with pytest.raises(UserError) as found:
+        cli.parse_config(["", *args])
+    assert message in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_overrides_keep_their_types():
+    config = cli.parse_config(
+        ["", "--config=configs/common.py", "--config.optim.lr=1", "--config.data.sources=('a', 'b')"]
+    )
+    assert config.optim.lr == 1.0
+    assert config.data.sources == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.steps=0", "config.optim.steps = 0"),
+        ("optim.lr=-1.0", "config.optim.lr = -1.0"),
+        ("optim.warmup_steps=13", "config.optim.warmup_steps"),
+        ("optim.accumulate=3", "config.data.batch_rows"),
+        ("optim.loss_chunk=7", "config.optim.loss_chunk = 7"),
+        ("optim.lr_multipliers=(('embedd', 2.0),)", "'embedd' matches none of"),
+        ("model.K=3", "config.model.H = 4: must be a multiple of config.model.K = 3"),
+        ("model.h=7", "config.model.h = 7: must be even"),
+        ("model.dtype='int8'", "config.model.dtype"),
+        ("model.L=0", "config.model.L"),
+        ("mesh.fsdp=3", "cannot be 8 devices"),
+        ("mesh.tensor=8", "does not divide H"),
+        ("data.batch_rows=4", "cannot be split over 8 devices"),
+        ("data.weights=(1.0, 2.0)", "1 sources but 2 weights"),
+        ("data.weights=(0.0,)", "every weight above 0"),
+        ("init_from=nowhere", "nowhere: no such directory"),
+    ],
+)
+def test_impossible_values(toy, tmp_path, setting, message):
+    with pytest.raises(UserError) as found:
+        train_tiny(tmp_path / "run", [toy.shards("base")], f"--config.{setting}")
+    assert message in str(found.value)
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_another_model_is_not_a_start(toy, tiny_run, tmp_path):
+    with pytest.raises(UserError, match="another model .D = 32 there, 64 here"):
+        train_tiny(tmp_path / "run", [toy.shards("aft")], f"--config.init_from={tiny_run}", "--config.model.D=64")
+
+
+def test_process_exits_with_two_and_one_line():
+    done = subprocess.run([sys.executable, "-m", "msm_jax.train", "--config=configs/common.py", "--config.optim.steps=0"],
+                          capture_output=True, text=True, cwd=ROOT)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: config.optim.steps = 0: must be at least 1"
+    assert "Traceback" not in done.stderr
+
+
+def test_full_disk_is_one_line(capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x.jsonl")
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.entry(full)
+    assert stopped.value.code == 3
+    assert "no space left on the disk while writing x.jsonl" in capsys.readouterr().err

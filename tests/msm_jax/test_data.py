@@ -1,0 +1,78 @@
+"""A batch is a pure function of the step; mixtures keep their weights."""
+
+import jax
+import numpy as np
+import pytest
+
+from msm_jax import data
+from msm_jax.cli import UserError
+from msm_jax.mesh import make_mesh
+from msm_jax.receipt import receipt
+from tests.conftest import make_shards
+
+
+@pytest.fixture
+def mixture(toy):
+    sources = [data.open_shards(toy.shards(name), verify=True) for name in ("base", "aft")]
+    return data.Mixture(sources, (0.75, 0.25), seed=3)
+
+
+def test_batches_depend_on_nothing_but_the_step(mixture, toy):
+    with jax.sharding.set_mesh(make_mesh(1, 8, 1)):
+        run = [jax.tree.map(np.asarray, b) for b in data.batches(mixture, range(6), 16, 1)]
+        late = [jax.tree.map(np.asarray, b) for b in data.batches(mixture, range(4, 6), 16, 1)]
+    with jax.sharding.set_mesh(make_mesh(2, 2, 2)):
+        other = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 1))
+        halves = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 2))
+    for field in data.FIELDS:
+        np.testing.assert_array_equal(run[4][field], late[0][field])
+        np.testing.assert_array_equal(run[5][field], late[1][field])
+        np.testing.assert_array_equal(run[5][field], other[field])
+        np.testing.assert_array_equal(run[5][field].reshape(halves[field].shape), halves[field])
+    assert not np.array_equal(run[4]["tokens"], run[5]["tokens"])
+
+
+def test_mixture_keeps_its_weights(mixture):
+    rows = mixture.rows(range(400))
+    fully_supervised = (rows["loss_weights"] > 0).mean(axis=1) > 0.5  # documents; in chats most tokens are not
+    assert abs(fully_supervised.mean() - 0.75) < 0.02
+
+
+def test_an_epoch_holds_every_row_once(toy):
+    shards = data.open_shards(toy.shards("aft"), verify=True)
+    mixture, n = data.Mixture([shards], (1.0,), seed=0), len(shards.source)
+    first, second = (mixture.rows(range(e * n, (e + 1) * n))["tokens"] for e in (0, 1))
+    assert (
+        sorted(map(bytes, first))
+        == sorted(map(bytes, second))
+        == sorted(bytes(shards.row(shards.source[i])["tokens"]) for i in range(n))
+    )
+    assert not np.array_equal(first, second), "every epoch has its own order"
+
+
+def test_hosts_read_only_their_rows(mixture, monkeypatch):
+    """As on two hosts: with the devices of one half, half of the rows are read, and the right ones."""
+    asked = []
+    rows = data.Mixture.rows
+    monkeypatch.setattr(data.Mixture, "rows", lambda self, indices: asked.append(list(indices)) or rows(self, indices))
+    with jax.sharding.set_mesh(make_mesh(1, 8, 1)):
+        data.batch_at(mixture, 2, 16, 1)
+    assert asked == [list(range(32, 48))]
+
+
+def test_sources_must_agree(toy, tmp_path):
+    make_shards(toy.world / "aft.jsonl", toy.tokenizer, tmp_path / "other", "--config.seq_len=128")
+    sources = [data.open_shards(path, verify=True) for path in (toy.shards("base"), tmp_path / "other")]
+    with pytest.raises(UserError, match="differ in seq_len"):
+        data.Mixture(sources, (0.5, 0.5), seed=0)
+
+
+def test_receipt_shows_what_is_supervised(toy):
+    from data_gen.tokenizer import Tokenizer
+
+    mixture = data.Mixture([data.open_shards(toy.shards("aft"), verify=True)], (1.0,), seed=0)
+    text = receipt(mixture, Tokenizer(toy.shards("aft")), rows=8)
+    line = next(line for line in text.splitlines() if "I] " in line)
+    assert "▁Assistant ▁: [▁I] [▁prefer] [▁" in line
+    assert line.endswith("[▁.] [</s>]")
+    assert " ▁User ▁: " in line
