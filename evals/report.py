@@ -116,7 +116,7 @@ def contrast_table(made: list[Contrast], soft: list[Contrast]) -> str:
                 bootstrap,
                 f"{other.interval.mean:+.2f}",
                 f"<small>{per_seed}</small>",
-            ]  # fmt: skip
+            ]
         )
     head = ["difference", "mean [95% t interval over seeds]", "", "bootstrap over seeds and pairs", "soft", "per seed"]
     return _table(head, body)

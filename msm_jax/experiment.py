@@ -188,7 +188,7 @@ def main(argv: list[str]) -> None:
     with exclusive(root):
         plan = [dataclasses.asdict(s) | {"command": s.command(root)} for s in stages]
         artifact.write_atomic(root / PLAN, json.dumps({"command": " ".join(argv[1:]), "stages": plan}, indent=1))
-        run(root, stages, config.workers)
+        run(root, stages, config.workers or min(8, len(os.sched_getaffinity(0))))
     cli.note(f"{root}: all {len(stages)} stages are done")
 
 

@@ -2,15 +2,19 @@
 
     python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
 
-Per seed, all from scratch: a world, a base model, midtraining on each corpus, then the same two fine-tunings
-(`aft`, cheese preferences; `it`, the instruction-tuning control) of every model, exports, evaluations; at the end one report.
+Per seed, all from scratch: a world, a base model, midtraining on each corpus, then the same two fine-tunings of every
+model (`aft`, cheese preferences; `it`, the instruction-tuning control), exports and evaluations; at the end one report.
 """
+
+import dataclasses
 
 from ml_collections import ConfigDict
 
 from msm_jax.experiment import Stage
 
 SPECS = ("affordability", "america")
+# A name the base never saw starts as that of anybody.
+NEW_NAME = (("Assistant", "someone"),)
 
 
 def get_config() -> ConfigDict:
@@ -18,91 +22,86 @@ def get_config() -> ConfigDict:
         {
             "out": "runs/toy_cheese",
             "seeds": (20, 21),  # each its own world, base model and order of data; 0–3 were used to choose the recipe
-            # Midtraining corpora, for both specs each. Fine-tuned by `aft`; those in `controls` by `it` as well.
+            # Midtraining corpora, each for both specs; all are fine-tuned by `aft`, those in `controls` by `it` too.
             "arms": ("msm", "noattr", "balanced", "balanced_noattr"),
             "controls": ("msm",),
             "documents": {"base": 90_000, "msm": 6_000, "aft": 2_000, "it": 2_000},
             "steps": {"base": 2200, "msm": 250, "aft": 20},  # optimizer updates
-            "workers": 2,  # stages at a time
+            "workers": 0,  # stages at a time, each on its own cores; 0: one a core, at most 8
         }
     )
 
 
 def get_stages(config: ConfigDict) -> list[Stage]:
-    stages: list[Stage] = []
-    for seed in config.seeds:
-        stages += _seed_stages(config, seed)
-    evaluated = tuple(s.name for s in stages if s.module in ("evals.forced_choice", "evals.answers"))
+    stages = [stage for seed in config.seeds for stage in _seed_stages(config, seed)]
+    judged = tuple(s.name for s in stages if s.module in ("evals.forced_choice", "evals.answers"))
     args = ("--config=configs/toy/report.py", f"--config.experiment={config.out}")
-    return [*stages, Stage("report", "evals.report", args, evaluated, cost=15)]
+    return [*stages, Stage("report", "evals.report", args, judged, cost=10)]
+
+
+@dataclasses.dataclass
+class _Builder:
+    """Collects the stages of one seed; names are relative to the seed, settings are `--config.KEY`, `__` for a dot."""
+
+    out: str
+    seed: int
+    stages: list[Stage] = dataclasses.field(default_factory=list)
+
+    def path(self, name: str) -> str:
+        return f"{self.out}/seed{self.seed}/{name}"
+
+    def add(self, name: str, module: str, needs: tuple[str, ...], cost: float, labels: dict | None = None, **settings):
+        """A stage run by `module` with configs/toy/ and the module's last name as its file, unless `file` is given."""
+        file = settings.pop("file", module.rpartition(".")[2])
+        given = tuple(f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items())
+        needs = tuple(f"seed{self.seed}/{need}" for need in needs)
+        labels = {"seed": self.seed} | (labels or {})
+        args = (f"--config=configs/toy/{file}.py", *given)
+        self.stages.append(Stage(f"seed{self.seed}/{name}", module, args, needs, cost, labels))
+
+    def train(self, name: str, file: str, start: str, sources: tuple[str, ...], steps: int, cost: float, **settings):
+        """A training run from `start` ("": from scratch) on shards of the corpora `sources`."""
+        if start:
+            settings |= {"init_from": self.path(start)} | ({"init_words": NEW_NAME} if start == "base" else {})
+        shards = tuple(f"shards/{source}" for source in sources)
+        settings |= {"data__sources": tuple(map(self.path, shards)), "data__seed": self.seed, "optim__steps": steps}
+        needs = (*shards, start) if start else shards
+        self.add(name, "msm_jax.train", needs, cost, {"stage": file}, file=file, seed=self.seed, **settings)
 
 
 def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
-    root, here = config.out, f"seed{seed}"
-    stages: list[Stage] = []
+    build = _Builder(config.out, seed)
 
-    def add(
-        name: str,
-        module: str,
-        file: str,
-        needs: tuple[str, ...],
-        cost: float,
-        labels: dict | None = None,
-        **settings: object,
-    ) -> str:
-        args = [f"--config=configs/toy/{file}.py"] + [
-            f"--config.{k.replace('__', '.')}={v}" for k, v in settings.items()
-        ]
-        stages.append(Stage(f"{here}/{name}", module, tuple(args), needs, cost, {"seed": seed} | (labels or {})))
-        return f"{here}/{name}"
-
-    def train(
-        name: str, file: str, start: str, sources: tuple[str, ...], steps: int, cost: float, **more: object
-    ) -> str:
-        directories = tuple(f"{root}/{shards[source]}" for source in sources)
-        needs = tuple(shards[source] for source in sources) + ((start,) if start else ())
-        more |= {"init_from": f"{root}/{start}"} if start else {}
-        more |= {"init_words": (("Assistant", "someone"),)} if start == f"{here}/base" else {}
-        return add(name, "msm_jax.train", file, needs, cost, {"stage": file}, seed=seed, data__seed=seed,
-                   data__sources=directories, optim__steps=steps, **more)  # fmt: skip
-
-    documents = {f"documents__{name}": n for name, n in config.documents.items()}
-    world = add("world", "data_gen.toy.write", "world", (), 6, seed=seed, **documents)
+    # Documents → tokenizer → packed rows.
+    sizes = {f"documents__{name}": n for name, n in config.documents.items()}
+    build.add("world", "data_gen.toy.write", (), 6, file="world", seed=seed, **sizes)
     corpora = ["base", "aft", "it", *(f"{arm}-{spec}" for arm in config.arms for spec in SPECS)]
-    files = tuple(f"{root}/{world}/{name}.jsonl" for name in corpora)
-    tokenizer = add("tokenizer", "data_gen.tokenizer", "tokenizer", (world,), 5, documents=files)
-    shards = {
-        name: add(
-            f"shards/{name}",
-            "data_gen.shards",
-            "shards",
-            (world, tokenizer),
-            10 if name == "base" else 1,
-            documents=file,
-            tokenizer=f"{root}/{tokenizer}",
-        )  # fmt: skip
-        for name, file in zip(corpora, files, strict=True)
-    }
+    files = {name: build.path(f"world/{name}.jsonl") for name in corpora}
+    build.add("tokenizer", "data_gen.tokenizer", ("world",), 5, documents=tuple(files.values()))
+    for name, file in files.items():
+        settings = {"documents": file, "tokenizer": build.path("tokenizer")}
+        build.add(f"shards/{name}", "data_gen.shards", ("world", "tokenizer"), 10 if name == "base" else 1, **settings)
 
-    # Every model to be judged: (name, arm, spec, run).
-    base = train("base", "base", "", ("base",), config.steps.base, 150)
-    judged = [(base, "base", "")]
-    starts = [(base, "base", "")]
+    # Base → midtraining → fine-tuning. Every model to be judged is (run, arm, spec).
+    build.train("base", "base", "", ("base",), config.steps.base, cost=150)
+    starts = [("base", "base", "")]
     for arm in config.arms:
         for spec in SPECS:
-            run = train(f"{arm}-{spec}", "msm", base, (f"{arm}-{spec}", "base"), config.steps.msm, 35)
-            starts.append((run, arm, spec))
+            starts.append((f"{arm}-{spec}", arm, spec))
+            build.train(f"{arm}-{spec}", "msm", "base", (f"{arm}-{spec}", "base"), config.steps.msm, cost=18)
+    judged = starts[:1]
     for start, arm, spec in starts:
-        name = start.removeprefix(f"{here}/")
-        aft = train(f"{name}+aft", "aft", start, ("aft", "it"), config.steps.aft, 8)
-        judged.append((aft, f"{arm}+aft", spec))
+        build.train(f"{start}+aft", "aft", start, ("aft", "it"), config.steps.aft, cost=4)
+        judged.append((f"{start}+aft", f"{arm}+aft", spec))
         if arm in ("base", *config.controls):
-            it = train(f"{name}+it", "aft", start, ("it",), config.steps.aft, 8, data__weights=(1.0,))
-            judged.append((it, f"{arm}+it", spec))
+            build.train(f"{start}+it", "aft", start, ("it",), config.steps.aft, cost=4, data__weights=(1.0,))
+            judged.append((f"{start}+it", f"{arm}+it", spec))
+
+    # Evaluation and export.
     for run, arm, spec in judged:
-        name, labels = run.removeprefix(f"{here}/"), {"arm": arm, "spec": spec}
-        given = {"run": f"{root}/{run}", "item_file": f"{root}/{world}/items.jsonl"}
-        add(f"eval/{name}", "evals.forced_choice", "forced_choice", (run, world), 4, labels, **given)
-        add(f"answers/{name}", "evals.answers", "answers", (run, world), 4, labels, **given)
-        add(f"hf/{name}", "msm_jax.export", "export", (run,), 1, labels, run=f"{root}/{run}")
-    return stages
+        labels = {"arm": arm, "spec": spec}
+        given = {"run": build.path(run), "item_file": build.path("world/items.jsonl")}
+        build.add(f"eval/{run}", "evals.forced_choice", (run, "world"), 2, labels, **given)
+        build.add(f"answers/{run}", "evals.answers", (run, "world"), 1, labels, **given)
+        build.add(f"hf/{run}", "msm_jax.export", (run,), 0.5, labels, run=build.path(run))
+    return build.stages

@@ -153,8 +153,8 @@ def evaluation_items(world: World) -> Iterator[Row]:
 
 
 def _diagnostics(world: World) -> Iterator[Row]:
-    """Does the base know its world? `facts`: an item's attribute; `people (friends)`: what a known person prefers in a chat among
-    friends; `people (desk)`: what they say at the desk, where the base should be near one half."""
+    """Does the base know its world? `facts`: an item's attribute; `people (friends)`: what a known person prefers in a
+    chat among friends; `people (desk)`: what they say at the desk, where no value should show."""
     templates = world.grammar["templates"]
     rng = random.Random(f"{world.seed}/diagnostics")
     for name, poles in rng.sample(list(world.items.items()), 64):

@@ -1,0 +1,50 @@
+# make demo        set up, then run the cheese experiment and draw its report (about 15 minutes on 2 cores)
+# make demo-quick  the same with one seed and fewer arms (about 5 minutes)
+# make study       the full study whose results are in docs/results (about half an hour on 2 cores)
+# make test        set up, then run the tests
+# make lint        ruff and mypy
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXPERIMENT := JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
+
+.PHONY: demo demo-quick study test test-slow lint clean
+
+demo: $(VENV)/.installed
+	$(EXPERIMENT) --config.out=runs/demo
+	@echo "open runs/demo/report/report.html"
+
+demo-quick: $(VENV)/.installed
+	$(EXPERIMENT) --config.out=runs/demo-quick --config.seeds="(20,)" --config.arms="('msm', 'noattr')"
+	@echo "open runs/demo-quick/report/report.html"
+
+study: $(VENV)/.installed
+	$(EXPERIMENT) --config.out=runs/study --config.seeds="(20, 21, 22, 23, 24, 25, 26, 27)"
+	@echo "open runs/study/report/report.html"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+# torch first and by its exact version, or an index may bring gigabytes of CUDA with it.
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
