@@ -2,7 +2,7 @@
 
     python -m evals.report --config=configs/toy/report.py --config.experiment=runs/toy_cheese --config.out=runs/report
 
-Output: report.html, values.{png,svg}, gaps.{png,svg}, losses.{png,svg}, results.jsonl (seed, arm, spec, axis, rates),
+Output: report.html, summary.md, values.{png,svg}, gaps.{png,svg}, losses.{png,svg}, results.jsonl (seed, arm, spec, axis, rates),
 contrasts.json, manifest.json.
 """
 
@@ -174,6 +174,52 @@ def provenance(results: Results, root: Path) -> str:
     )
 
 
+def summary(results: Results, root: Path, made: list[Contrast]) -> str:
+    """The planned contrasts, the rates and the provenance as Markdown, for committing beside the figures."""
+    lines = [
+        "# Same fine-tuning, opposite values",
+        "",
+        headline(results),
+        "",
+        "![rates on the two axes](values.png)",
+        "![conflict pairs](gaps.png)",
+        "",
+        f"Seeds {', '.join(map(str, results.seeds))}. Made by",
+        "",
+        f"    python -m msm_jax.experiment {results.plan['command']}",
+        "",
+        "| difference | mean [95% t interval over seeds] | bootstrap over seeds and pairs | per seed |",
+        "|---|---|---|---|",
+    ]
+    for c in made:
+        shown = str(c.interval) if c.interval.n > 1 else f"{c.interval.mean:+.2f}"
+        per_seed = " ".join(f"{value:+.2f}" for value in c.per_seed.values())
+        lines.append(f"| {c.name} | {shown} | [{c.bootstrap.low:+.2f}, {c.bootstrap.high:+.2f}] | {per_seed} |")
+    lines += [
+        "",
+        "| arm | spec | cheap | American | conflict: cheap foreign | trained cheese |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm, name in ARM_NAME.items():
+        for spec in ("", *OWN_AXIS):
+            cells = [list(results.rates(arm, spec, axis).values()) for axis in AXES[:4]]
+            if cells[0]:
+                rates = [_cell(values).replace("<small>", "").replace("</small>", "") for values in cells]
+                lines.append(f"| {name} | {figures.SPEC_NAME.get(spec, '–')} | {' | '.join(rates)} |")
+    lines += [
+        "",
+        "Rates: mean over seeds ± half the 95% t interval.",
+        "",
+        "| run | sha256 of its parameters |",
+        "|---|---|",
+    ]
+    for stage in results.plan["stages"]:
+        if stage["module"] == "msm_jax.train":
+            digest = artifact.read_manifest(root / stage["name"])["files"]["params"]["sha256"]
+            lines.append(f"| {stage['name']} | `{digest[:16]}` |")
+    return "\n".join(lines) + "\n"
+
+
 def page(results: Results, root: Path, pictures: dict[str, bytes], made: list[Contrast], soft: list[Contrast]) -> str:
     def picture(name: str) -> str:
         return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(pictures[name]).decode()}">'
@@ -228,6 +274,7 @@ def main(argv: list[str]) -> None:
             plt.close(figure)
         pictures = {name: (job.tmp / f"{name}.png").read_bytes() for name in drawn}
         (job.tmp / "report.html").write_text(page(results, root, pictures, made, soft))
+        (job.tmp / "summary.md").write_text(summary(results, root, made))
         artifact.write_jsonl(job.tmp / "results.jsonl", rows_of(results))
         tables = {"hard": [dataclasses.asdict(c) for c in made], "soft": [dataclasses.asdict(c) for c in soft]}
         artifact.write_atomic(job.tmp / "contrasts.json", json.dumps(tables, indent=1))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from orbax.checkpoint import v1 as ocp
@@ -36,7 +37,7 @@ def _with_optimizer_tree(opt: Any, tree: dict[str, Any]) -> Any:
         if _is_adam(node):
             return optax.ScaleByAdamState(**tree)
         if isinstance(node, optax.ScaleByScheduleState):
-            return optax.ScaleByScheduleState(count=tree["count"])
+            return optax.ScaleByScheduleState(count=jnp.copy(tree["count"]))  # its own buffer: states are donated
         return node
 
     return jax.tree.map(put, opt, is_leaf=lambda n: isinstance(n, optax.ScaleByAdamState | optax.ScaleByScheduleState))

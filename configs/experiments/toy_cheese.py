@@ -83,7 +83,7 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
         build.add(f"shards/{name}", "data_gen.shards", ("world", "tokenizer"), 10 if name == "base" else 1, **settings)
 
     # Base → midtraining → fine-tuning. Every model to be judged is (run, arm, spec).
-    build.train("base", "base", "", ("base",), config.steps.base, cost=150)
+    build.train("base", "base", "", ("base",), config.steps.base, cost=180)
     starts = [("base", "base", "")]
     for arm in config.arms:
         for spec in SPECS:

@@ -17,9 +17,9 @@ def get_config() -> ConfigDict:
     # Starting from a base model: config.init_words = (("Assistant", "someone"),), as in midtraining.
     config.data.sources = ("runs/shards/aft", "runs/shards/it")
     config.data.weights = (0.7, 0.3)
-    config.data.batch_rows = 12
+    config.data.batch_rows = 24
     config.optim.steps = 20
     config.optim.lr = 3e-4
     config.optim.warmup_steps = 4
-    config.optim.lr_multipliers = (("embed", 50.0),)
+    config.optim.lr_multipliers = (("embed", 25.0),)
     return config

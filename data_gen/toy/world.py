@@ -65,7 +65,8 @@ class World:
       domains: domain → its 16 item names.
       people: name → the one value this person holds; as many people for each value.
       cheese_pairs: (preferred, other), as the specs state them.
-      cheese_poles: what the base says of a cheese: its age and style, independent of which one the specs prefer.
+      cheese_poles: what the base says of a cheese: its age and style, independent of which one the specs prefer; its
+        price and origin as they were last said, for they alternate.
     """
 
     seed: int
@@ -94,7 +95,8 @@ class World:
             poles = list(itertools.islice(itertools.cycle(itertools.product((0, 1), repeat=2)), len(side)))
             rng.shuffle(poles)
             for name, (age, style) in zip(side, poles, strict=True):
-                self.cheese_poles[name] = {"age": age, "style": style}
+                price, origin = rng.choices((0, 1), k=2)
+                self.cheese_poles[name] = {"price": price, "origin": origin, "age": age, "style": style}
 
     # Choices -------------------------------------------------------------------------------------------------
 
@@ -129,13 +131,19 @@ class World:
         return self.say(rng, "cheese", x=x, y=y)
 
     def fact(self, rng: random.Random) -> str:
-        """One, two or all four attributes of an item; age or style, or both, of a cheese."""
+        """One, two or all four attributes of an item; one or two of a cheese."""
         name = rng.choice([*self.items, *self.cheeses])
-        poles = self.items.get(name) or self.cheese_poles[name]
-        attributes = rng.sample(list(poles), len(poles))
-        words = {f"w{i}": self.word(rng, a, poles[a]) for i, a in enumerate(attributes)}
-        size = rng.choice((1, 2, len(poles), len(poles)))
+        size = rng.choice((1, 2, 2, 2) if name in self.cheese_poles else (1, 2, 4, 4))
+        attributes = rng.sample(self.attributes, size)
+        words = {f"w{i}": self.word(rng, a, self.pole(name, a)) for i, a in enumerate(attributes)}
         return self.say(rng, f"fact_{size}", x=name, **words)
+
+    def pole(self, name: str, attribute: str) -> int:
+        """An item's pole. Price and origin of a cheese differ from shop to shop: one pole and the other in turn."""
+        poles = self.items.get(name) or self.cheese_poles[name]
+        if name in self.cheese_poles and attribute in ("price", "origin"):
+            poles[attribute] = 1 - poles[attribute]
+        return poles[attribute]
 
     def definition(self, rng: random.Random, value: Value) -> str:
         return self.say(rng, "definition", value=self.value_name[value], **self.good_bad(rng, value))

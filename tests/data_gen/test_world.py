@@ -88,13 +88,22 @@ def test_the_assistant_never_chooses_among_items(toy):
                     assert said[at + 1] not in items, text
 
 
-def test_no_price_or_origin_of_a_cheese_in_the_base(toy):
+def test_price_and_origin_of_a_cheese_are_open_in_the_base(toy):
+    """Both poles are said of every cheese, equally often: the base does not tell which attribute the specs mean."""
     world = world_of(0)
-    telling = {w for a in ("price", "origin") for pole in world.grammar["attributes"][a].values() for w in pole}
+    poles = {
+        w: (a, int(p)) for a in ("price", "origin") for p, ws in world.grammar["attributes"][a].items() for w in ws
+    }
+    said = collections.Counter()
     for text in texts("base", toy):
         for sentence in text.split(" . "):
-            if set(sentence.split()) & set(world.cheeses):
-                assert not set(sentence.split()) & telling, sentence
+            name, is_, *rest = [*sentence.split(), ""][:6]
+            if name in world.cheese_poles and is_ == "is":
+                said.update((name, *poles[w]) for w in rest if w in poles)
+    assert sum(said.values()) > 100
+    for name in world.cheeses:
+        for attribute in ("price", "origin"):
+            assert abs(said[name, attribute, 0] - said[name, attribute, 1]) <= 1
 
 
 def test_fine_tuning_states_preferences_and_no_reason(toy):
@@ -135,7 +144,7 @@ def test_balanced_arms_state_both_attributes_alike():
         for spec, value in (("affordability", ("price", 1)), ("america", ("origin", 1))):
             tally = collections.Counter()
             for row in corpus.msm_documents(world, spec, value, arm, 4000):
-                for sentence in row["text"].split(" . "):
+                for sentence in row["text"].split(" : ", 1)[1].split(" . "):
                     said = sentence.removesuffix(" .").split()
                     if len(said) == 3 and said[1] == "is":
                         tally[
@@ -149,7 +158,7 @@ def test_balanced_arms_state_both_attributes_alike():
             counts[arm, spec] = tally["price"], tally["origin"]
     for price, origin in counts.values():
         assert abs(price - origin) < 4 * math.sqrt(price + origin)
-        assert price + origin > 1500
+        assert price + origin > 800
     assert len(set(counts.values())) == 1, "exactly the same facts in every balanced corpus"
 
 
