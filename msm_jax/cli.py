@@ -76,10 +76,14 @@ def entry(main: Callable[[list[str]], None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not disk_is_full(error):
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        print(f"error: no space left on the disk{where}; free some and run the same command", file=sys.stderr)
+        print("error: no space left on the disk; free some and run the same command", file=sys.stderr)
         sys.exit(3)
     sys.exit(0)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """ArrayRecord and Orbax report a full disk in words only."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)

@@ -129,6 +129,8 @@ def _run_stage(argv: list[str], log: str) -> str | None:
             return str(error)
         except BaseException as error:  # the worker lives on; the parent reports
             traceback.print_exc()
+            if cli.disk_is_full(error):
+                return "no space left on the disk; free some and run the same command"
             return f"{type(error).__name__}: {error} (traceback in {log})"
         finally:
             sys.stdout.flush()

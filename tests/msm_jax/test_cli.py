@@ -82,11 +82,30 @@ def test_process_exits_with_two_and_one_line():
     assert "Traceback" not in done.stderr
 
 
-def test_full_disk_is_one_line(capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "x.jsonl"),
+        RuntimeError("write() failed: No space left on device; writing rows-00000.array_record"),
+        ValueError("RESOURCE_EXHAUSTED: Failed to write 1 bytes: No space left on device [os_error_code='28']"),
+    ],
+    ids=["python", "array_record", "orbax"],
+)
+def test_full_disk_is_one_line(capsys, error):
     def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device", "x.jsonl")
+        raise error
 
     with pytest.raises(SystemExit) as stopped:
         cli.entry(full)
     assert stopped.value.code == 3
-    assert "no space left on the disk while writing x.jsonl" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines() == [
+        "error: no space left on the disk; free some and run the same command"
+    ]
+
+
+def test_a_fault_of_ours_is_not_hidden():
+    def broken(_):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.entry(broken)
