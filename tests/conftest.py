@@ -1,9 +1,15 @@
 """Eight simulated devices, and one small world whose artefacts are made once by the real commands."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Many tests build the same step anew; a compile cache of this session alone spares them the compiler.
+_cache = tempfile.TemporaryDirectory(prefix="msm_jax_xla_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import dataclasses
 from pathlib import Path
