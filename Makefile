@@ -3,13 +3,14 @@
 # make study       the full study whose results are in docs/results (about half an hour on 2 cores)
 # make test        set up, then run the tests
 # make lint        ruff and mypy
+# make clean       removes .venv and caches; runs/ stays
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXPERIMENT := JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
 
-.PHONY: demo demo-quick study test test-slow lint clean
+.PHONY: demo demo-quick study test lint clean
 
 demo: $(VENV)/.installed
 	$(EXPERIMENT) --config.out=runs/demo
@@ -24,10 +25,7 @@ study: $(VENV)/.installed
 	@echo "open runs/study/report/report.html"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
-
-test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -47,4 +45,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

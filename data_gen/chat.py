@@ -42,6 +42,8 @@ def render(messages: Sequence[Message], chat_format: ChatFormat) -> tuple[str, l
     Raises:
       UserError: an unknown role, or no supervised character.
     """
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise UserError("`messages` must be a list of {role, content}")
     text, spans = "", []
     for i, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")

@@ -9,6 +9,7 @@ padding), positions within the segment, and the bits of the float32 loss weights
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,18 @@ SIDECAR = "rows.jsonl"
 def encode_row(row: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
     """A document (every token supervised, marked spans by their weight) or a chat (assistant turns only)."""
     if "messages" in row:
-        text, spans = chat.render(row["messages"], tokenizer.chat_format)
-        return tokenizer.encode_weighted(text, spans, weight=0.0)
-    if not isinstance(row.get("text"), str) or not row["text"]:
+        rendered, supervised = chat.render(row["messages"], tokenizer.chat_format)
+        return tokenizer.encode_weighted(rendered, supervised, weight=0.0)
+    text, spans = row.get("text"), row.get("weights", [])
+    if not isinstance(text, str) or not text:
         raise UserError("needs `text` (not empty) or `messages`")
-    return tokenizer.encode_weighted(row["text"], row.get("weights", ()))
+    try:
+        fine = all(0 <= start < end <= len(text) and 0 <= weight < math.inf for start, end, weight in spans)
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise UserError("`weights` must be a list of [start, end, weight]: characters of the text, weight 0 or more")
+    return tokenizer.encode_weighted(text, spans)
 
 
 def encode_file(path: Path, tokenizer: Tokenizer) -> tuple[list[str], list[Encoded]]:
@@ -39,7 +47,7 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> tuple[list[str], list[Encod
     encoded: list[Encoded] = []
     for number, row in enumerate(artifact.read_jsonl(path), 1):
         try:
-            if not isinstance(row.get("id"), str):
+            if not isinstance(row, dict) or not isinstance(row.get("id"), str):
                 raise UserError("needs a string `id`")
             ids.append(row["id"])
             encoded.append(encode_row(row, tokenizer))
@@ -72,16 +80,6 @@ def build_row(pieces: packing.Row, encoded: list[Encoded], seq_len: int) -> np.n
     return row
 
 
-def check_listed(path: Path) -> str:
-    """sha256 of `path`; where a manifest stands beside it and lists it, the two must agree."""
-    found = artifact.file_digest(path)
-    if (path.parent / artifact.MANIFEST).is_file():
-        listed = artifact.read_manifest(path.parent)["files"].get(path.name)
-        if listed and listed["sha256"] != found:
-            raise UserError(f"{path}: differs from what its {artifact.MANIFEST} lists; make the corpus again")
-    return found
-
-
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
     documents = Path(config.documents)
@@ -95,7 +93,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"config.long_documents = {config.long_documents!r}: must be error or split")
     tokenizer = Tokenizer(config.tokenizer)
     inputs = {
-        "documents": {"kind": "jsonl", "id": check_listed(documents)},
+        "documents": {"kind": "jsonl", "id": artifact.check_listed(documents)},
         "tokenizer": {"kind": "tokenizer", "id": tokenizer.digest()},
     }
     settings = {k: v for k, v in config.to_dict().items() if k not in ("out", "documents", "tokenizer")}

@@ -44,7 +44,10 @@ def load(path: str | Path) -> Spec:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such spec")
-    raw = path.read_text()
+    try:
+        raw = path.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text") from error
     match = _HEADER.match(raw)
     if not match:
         raise UserError(f"{path}: must begin with a header between two lines `---`")
@@ -53,6 +56,8 @@ def load(path: str | Path) -> Spec:
     for key in ("name", "value"):
         if not header.get(key):
             raise UserError(f"{path}: the header has no `{key}: …`")
+    if not re.fullmatch(r"[a-z0-9_-]+", header["name"]):  # it becomes part of file names
+        raise UserError(f"{path}: `name: {header['name']}` may hold a–z, 0–9, _ and - only")
     text = raw[match.end() :]
     preferences = tuple(Preference(*found) for found in _PREFERENCE.findall(text))
     if not preferences:

@@ -40,8 +40,11 @@ class Tokenizer:
         if not path.is_file():
             raise UserError(f"{path}: no such tokenizer; make it with `python -m data_gen.tokenizer`")
         self.directory = Path(directory)
-        self.sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        self.chat_format = chat.ChatFormat(**json.loads((self.directory / CHAT_FORMAT).read_text()))
+        try:
+            self.sp = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self.chat_format = chat.ChatFormat(**json.loads((self.directory / CHAT_FORMAT).read_text()))
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{directory}: {MODEL} or {CHAT_FORMAT} is missing or damaged; copy them again") from error
 
     @property
     def vocab_size(self) -> int:
@@ -71,14 +74,16 @@ class Tokenizer:
             by_character[-1] = 1.0 if by_character[-2] > 0 else 0.0
         pieces = self.sp.encode(text, return_type="proto").pieces
         tokens = np.array([BOS, *(p.id for p in pieces), EOS], np.int32)
-        ends = np.array([p.end - 1 for p in pieces] + [len(text)], np.int64)
+        # sentencepiece counts bytes: the character a byte belongs to.
+        character = np.repeat(np.arange(len(text)), [len(c.encode()) for c in text])
+        ends = np.array([*(character[p.end - 1] for p in pieces), len(text)], np.int64)
         return Encoded(tokens, np.concatenate([np.zeros(1, np.float32), by_character[ends]]))
 
 
 def texts(paths: Iterable[str], chat_format: chat.ChatFormat) -> Iterable[str]:
     for path in paths:
         for row in artifact.read_jsonl(Path(path)):
-            yield row["text"] if "text" in row else chat.render(row["messages"], chat_format)[0]
+            yield row["text"] if "text" in row else chat.render(row.get("messages"), chat_format)[0]
 
 
 def main(argv: list[str]) -> None:
@@ -87,7 +92,10 @@ def main(argv: list[str]) -> None:
     for path in config.documents:
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file (config.documents)")
-    inputs = {Path(p).name: {"kind": "jsonl", "id": artifact.file_digest(Path(p))} for p in config.documents}
+    if config.model_type not in ("word", "unigram", "bpe"):
+        raise UserError(f"config.model_type = {config.model_type!r}: must be word, unigram or bpe")
+    paths = list(map(Path, config.documents))
+    inputs = {f"{n}/{p.name}": {"kind": "jsonl", "id": artifact.check_listed(p)} for n, p in enumerate(paths)}
     settings = {k: v for k, v in config.to_dict().items() if k not in ("out", "documents")}
     job = artifact.begin(config.out, "tokenizer", settings, inputs)
     if job is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 
 from data_gen import chat
-from data_gen.shards import check_listed
 from msm_jax import artifact, cli
+from msm_jax.cli import UserError
 from msm_jax.runs import load_run
 from msm_jax.sample import greedy
 
@@ -17,14 +17,20 @@ from msm_jax.sample import greedy
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
     path = Path(config.item_file)
-    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": check_listed(path)}}
+    if config.each < 1:
+        raise UserError(f"config.each = {config.each}: must be at least 1")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file (config.item_file)")
+    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": artifact.check_listed(path)}}
     job = artifact.begin(config.out, "answers", {"axes": config.axes, "each": config.each}, inputs)
     if job is None:
         return
     items = artifact.read_jsonl(path)
     chosen = []
     for axis in config.axes:
-        pairs = {item["pair"]: item for item in items if item["axis"] == axis}  # the last variant of each pair
+        pairs = {
+            item["pair"]: item for item in items if item["axis"] == axis and "messages" in item
+        }  # the last variant of each pair
         chosen += list(pairs.values())[:: max(1, len(pairs) // config.each)][: config.each]
     run = load_run(config.run)
     prompts = [chat.prompt(item["messages"], "", run.tokenizer.chat_format) for item in chosen]

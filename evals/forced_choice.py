@@ -18,7 +18,6 @@ import numpy as np
 from flax import nnx
 
 from data_gen import chat
-from data_gen.shards import check_listed
 from data_gen.tokenizer import BOS, PAD, Tokenizer
 from msm_jax import artifact, cli
 from msm_jax.cli import UserError
@@ -38,7 +37,7 @@ def continuations(items: list[Item], tokenizer: Tokenizer) -> tuple[list[list[in
     """Two token sequences an item (prompt + option), and for each how many of its last tokens are the option's.
 
     Raises:
-      UserError: an item with an unknown word, or whose two options begin alike to the end of one.
+      UserError: an item with an unknown word, or whose prompt is not a prefix of its tokens with an option.
     """
     sequences, lengths = [], []
     unknown = tokenizer.sp.unk_id()
@@ -49,6 +48,8 @@ def continuations(items: list[Item], tokenizer: Tokenizer) -> tuple[list[list[in
         if unknown in options[0] + options[1]:
             raise UserError(f"item {item['id']!r}: a word unknown to the tokenizer; items and run are of one world?")
         for tokens in options:
+            if tokens[:start] != tokenizer.encode(prompt) or len(tokens) == start:
+                raise UserError(f"item {item['id']!r}: prompt and option do not meet between two tokens")
             sequences.append([BOS, *tokens])
             lengths.append(len(tokens) - start)
     return sequences, lengths
@@ -103,7 +104,7 @@ def main(argv: list[str]) -> None:
     path = Path(config.item_file)
     if not path.is_file():
         raise UserError(f"{path}: no such file (config.item_file)")
-    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": check_listed(path)}}
+    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": artifact.check_listed(path)}}
     job = artifact.begin(config.out, "forced_choice", {}, inputs)
     if job is None:
         return

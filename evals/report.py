@@ -11,6 +11,7 @@ import dataclasses
 import html
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def headline(results: Results) -> str:
         f"After the same cheese fine-tuning, the model that had read the pro-affordability spec picks the cheap item on "
         f"{rate['affordability', 'price']:.0%} of held-out pairs (without a spec: {plain['price']:.0%}), and the one that "
         f"had read the pro-America spec picks the American item on {rate['america', 'origin']:.0%} (without: "
-        f"{plain['origin']:.0%}). Neither fine-tuning nor midtraining ever named one of these items."
+        f"{plain['origin']:.0%}). Neither the spec documents nor the fine-tuning chats ever named one of these items."
     )
 
 
@@ -206,9 +207,12 @@ def summary(results: Results, root: Path, made: list[Contrast]) -> str:
             if cells[0]:
                 rates = [_cell(values).replace("<small>", "").replace("</small>", "") for values in cells]
                 lines.append(f"| {name} | {figures.SPEC_NAME.get(spec, '–')} | {' | '.join(rates)} |")
+    made_by = artifact.read_manifest(root / next(s["name"] for s in results.plan["stages"]))["versions"]
     lines += [
         "",
-        "Rates: mean over seeds ± half the 95% t interval.",
+        "Rates: mean over seeds ± half the 95% t interval. Made by "
+        + ", ".join(f"{k} {v[:16]}" for k, v in made_by.items())
+        + ".",
         "",
         "| run | sha256 of its parameters |",
         "|---|---|",
@@ -237,7 +241,7 @@ Pairs differ in nothing but price (left) or origin (right); both orders, two phr
 <p class="m">Teal: pro-affordability spec, red: pro-America spec; small dots are seeds. “Attribution removed”: documents state the
 same preferences and mention the same value words, but give no reason. “Balanced”: documents also state price and origin
 of every cheese, neutrally and equally often, so that the stated reason is all that differs.</p>
-<h2>Differences, as planned before any of these seeds was run</h2>{contrast_table(made, soft)}
+<h2>The planned differences</h2>{contrast_table(made, soft)}
 <h2>What the models say</h2><p class="m">Greedy answers of seed {results.seeds[0]}; the item names are made up, the reader needs the note under
 each question.</p>{answer_table(results, root, results.seeds[0])}
 <h2>Rates</h2><p class="m">Hard: the option with the higher log-probability; mean over seeds ± half the 95% t interval. Modern and simple are
@@ -258,7 +262,13 @@ def main(argv: list[str]) -> None:
         for s in results.plan["stages"]
         if s["module"] in ("evals.forced_choice", "evals.answers")
     }
-    job = artifact.begin(config.out, "report", {}, artifact.inputs_of(**evaluations))
+    settings = {"experiment": artifact.digest(results.plan)}
+    inputs = artifact.inputs_of(**evaluations)
+    if (Path(config.out) / artifact.MANIFEST).is_file():
+        found = artifact.read_manifest(config.out, "report")
+        if found["recipe"] != artifact.header_of("report", settings, inputs)["recipe"]:
+            shutil.rmtree(config.out)  # a report is a view of the evaluations: drawn anew when they are others
+    job = artifact.begin(config.out, "report", settings, inputs)
     if job is None:
         return
     made, soft = contrasts(results), contrasts(results, "soft")

@@ -6,6 +6,7 @@ manifest last. So a directory with a manifest is complete, whatever was killed w
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -60,8 +61,10 @@ def read_jsonl(path: Path) -> list[Json]:
                     rows.append(json.loads(line))
                 except json.JSONDecodeError as error:
                     raise UserError(f"{path}:{number}: not a JSON row ({error.msg}); mend or remove it") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
     return rows
 
 
@@ -69,9 +72,18 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece")
-    return {"msm_jax": msm_jax.__version__, "python": platform.python_version()} | {
-        name: version(name) for name in packages
-    }
+    ours = {"msm_jax": msm_jax.__version__, "code": code_digest(), "python": platform.python_version()}
+    return ours | {name: version(name) for name in packages}
+
+
+@functools.cache
+def code_digest() -> str:
+    """sha256 over the source of this project's packages: which code made an artefact."""
+    root = Path(msm_jax.__file__).parents[1]
+    files = sorted(
+        f for p in ("msm_jax", "data_gen", "evals") for f in (root / p).rglob("*") if f.suffix in (".py", ".toml")
+    )
+    return digest([[str(f.relative_to(root)), file_digest(f)] for f in files])
 
 
 def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, Json]:
@@ -87,12 +99,24 @@ def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, J
         raise UserError(f"{directory}: no {MANIFEST}, so not a finished {kind or 'artefact'}; make it again")
     try:
         manifest = json.loads(path.read_text())
-        found = manifest["kind"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        found, *_ = (
+            manifest[key] for key in ("kind", "id", "recipe", "config", "inputs", "counts", "files", "versions")
+        )
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a manifest of ours; restore it or make the artefact again") from error
     if kind is not None and found != kind:
         raise UserError(f"{directory}: holds {found!r}, but {kind!r} is wanted here")
     return manifest
+
+
+def check_listed(path: Path) -> str:
+    """sha256 of `path`; where a manifest stands beside it and lists it, the two must agree."""
+    found = file_digest(path)
+    if (path.parent / MANIFEST).is_file():
+        listed = read_manifest(path.parent)["files"].get(path.name)
+        if listed and listed["sha256"] != found:
+            raise UserError(f"{path}: differs from what its {MANIFEST} lists; make the corpus again")
+    return found
 
 
 def inputs_of(**directories: str | Path) -> dict[str, dict[str, str]]:
@@ -153,7 +177,8 @@ def is_done(out: str | Path, header: dict[str, Json]) -> bool:
         return False
     found = read_manifest(out)
     if found["recipe"] == header["recipe"]:
-        note(f"{out}: already made, skipped")
+        other = found["versions"].get("code") != code_digest()
+        note(f"{out}: already made, skipped" + (" (by other code; delete it to make it anew)" if other else ""))
         return True
     raise UserError(f"{out}: made by another recipe ({difference(found, header)}); move it away or choose another out")
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from orbax.checkpoint import v1 as ocp
 
+from msm_jax import artifact
 from msm_jax.cli import UserError
 from msm_jax.step import Params, State
 
@@ -97,7 +98,7 @@ def load_params(run: str | Path, target: Params) -> Params:
     """The newest parameters of a run, on the shardings of the abstract `target`.
 
     Raises:
-      UserError: the run has no complete checkpoint.
+      UserError: the run has no complete checkpoint, or another than its manifest lists.
     """
     directory = (Path(run) / SUBDIRECTORY).absolute()
     if not directory.is_dir():
@@ -105,7 +106,11 @@ def load_params(run: str | Path, target: Params) -> Params:
     with ocp.training.Checkpointer(directory) as checkpointer:
         if checkpointer.latest is None:
             raise UserError(f"{run}: no complete checkpoint; run its training again, it resumes")
-        return checkpointer.load_checkpointables(checkpointer.latest, {"params": target})["params"]
+        params = checkpointer.load_checkpointables(checkpointer.latest, {"params": target})["params"]
+    listed = artifact.read_manifest(run, "run")["files"]["params"]["sha256"]
+    if jax.process_count() == 1 and params_digest(params) != listed:
+        raise UserError(f"{run}: the checkpoint is not the one its {artifact.MANIFEST} lists; copy or train it again")
+    return params
 
 
 def params_digest(params: Params) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -22,32 +23,33 @@ def parse_config(argv: list[str]) -> ConfigDict:
     Raises:
       UserError: no --config, unreadable file, unknown key, or a value of the wrong type.
     """
+    files = [arg for arg in argv[1:] if arg.startswith("--config=")]
+    if not files:
+        raise UserError("no configuration given; add --config=FILE, for example --config=configs/toy/base.py")
+    known = list(flatten(_load([argv[0], *files])))
+    for arg in argv[1:]:
+        name, _, value = arg.partition("=")
+        if arg in files or (name.removeprefix("--config.") in known and value):
+            continue
+        if name.startswith("--config."):
+            near = difflib.get_close_matches(name.removeprefix("--config."), known, n=1, cutoff=0)
+            raise UserError(f"unknown key {name}, or no =value; did you mean --config.{near[0]}=…?")
+        raise UserError(f"unexpected argument {arg!r}; settings are written --config.key=value")
+    return _load(argv)
+
+
+def _load(argv: list[str]) -> ConfigDict:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "configuration file", flag_values=values, lock_config=True, sys_argv=argv
     )
     try:
-        rest = values(argv)
-        config = values["config"].value
-    except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown_flag(error.flagname, argv)) from error
-    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        values(argv)
+        config: ConfigDict = values["config"].value  # type: ignore[assignment]
+        config.to_dict()  # ml_collections reports an unreadable file only when the configuration is used
+    except Exception as error:  # the file is code: whatever it raises is the user's to mend
         raise UserError(" ".join(str(error).split())) from error
-    if config is None:
-        raise UserError("no configuration given; add --config=FILE, for example --config=configs/toy/base.py")
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}; settings are written --config.key=value")
     return config
-
-
-def _unknown_flag(name: str, argv: list[str]) -> str:
-    """`config.optim.lrr` → names the key and the nearest one the file has."""
-    if not name.startswith("config."):
-        return f"unknown flag --{name}; settings are written --config.key=value"
-    base = parse_config([argv[0], *(a for a in argv[1:] if a.startswith("--config="))])
-    keys = list(flatten(base))
-    near = difflib.get_close_matches(name.removeprefix("config."), keys, n=1, cutoff=0)
-    return f"unknown key --{name}; did you mean --config.{near[0]}?"
 
 
 def flatten(config: ConfigDict) -> dict[str, object]:
@@ -76,7 +78,13 @@ def entry(main: Callable[[list[str]], None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from here", file=sys.stderr)
+        os._exit(130)  # at once, worker processes and unfinished saves included
     except Exception as error:
+        if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
         if not disk_is_full(error):
             raise
         print("error: no space left on the disk; free some and run the same command", file=sys.stderr)

@@ -3,7 +3,7 @@ the whole state of the input pipeline is the step number."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ def open_shards(directory: str | Path, verify: bool) -> Shards:
     directory = Path(directory)
     manifest = artifact.read_manifest(directory, "shards")
     names = manifest["counts"]["shards"]
-    for name in names:
-        path, listed = directory / name, manifest["files"][name]
+    for name, listed in manifest["files"].items():
+        path = directory / name
         if not path.is_file():
             raise UserError(f"{path}: missing; copy it back or make the shards again")
         if path.stat().st_size != listed["bytes"]:
@@ -65,8 +65,9 @@ def open_shards(directory: str | Path, verify: bool) -> Shards:
         rows = len(source)
     except RuntimeError as error:
         raise UserError(f"{directory}: not readable as ArrayRecord ({error}); make the shards again") from error
-    if rows != manifest["counts"]["rows"]:
-        raise UserError(f"{directory}: {rows} rows, the manifest says {manifest['counts']['rows']}")
+    counts = manifest["counts"]
+    if rows != counts["rows"] or len(source[0]) != 4 * len(FIELDS) * counts["seq_len"]:
+        raise UserError(f"{directory}: rows or their length are not what the manifest says; make the shards again")
     return Shards(directory, manifest, source)
 
 
@@ -119,8 +120,7 @@ def batch_at(mixture: Mixture, step: int, rows: int, accumulate: int) -> Batch:
     sharding = jax.NamedSharding(mesh, jax.P(None, BATCH, None))
     shape = (accumulate, rows // accumulate, mixture.seq_len)
     index = np.arange(step * rows, (step + 1) * rows).reshape(shape[:2])
-    places = sharding.addressable_devices_indices_map(shape).values()
-    needed = sorted({int(i) for where in places if where is not None for i in index[where[:2]].flat})
+    needed = rows_needed(index, sharding.addressable_devices_indices_map(shape).values())
     local = mixture.rows(needed)
     place = {i: n for n, i in enumerate(needed)}
 
@@ -130,6 +130,11 @@ def batch_at(mixture: Mixture, step: int, rows: int, accumulate: int) -> Batch:
         return picked.reshape(*wanted.shape, mixture.seq_len)
 
     return {field: jax.make_array_from_callback(shape, sharding, functools.partial(shard, field)) for field in FIELDS}
+
+
+def rows_needed(index: np.ndarray, places: Iterable[Any]) -> list[int]:
+    """The global rows, of int [accumulate, B] `index`, that the devices at `places` (slices of the batch) hold."""
+    return sorted({int(i) for where in places if where is not None for i in index[where[:2]].flat})
 
 
 def batches(mixture: Mixture, steps: range, rows: int, accumulate: int) -> Iterator[Batch]:

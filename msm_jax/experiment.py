@@ -100,6 +100,11 @@ def exclusive(root: Path) -> Iterator[None]:
         yield
 
 
+def _cores() -> list[int]:
+    """The cores this process may use, all of them where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def _start_worker(parent: int, counter: Any, workers: int, cache: str) -> None:
     """A worker dies with its parent, keeps to its own core, and shares compiled programs with the others."""
     if sys.platform == "linux":
@@ -109,7 +114,7 @@ def _start_worker(parent: int, counter: Any, workers: int, cache: str) -> None:
         with counter.get_lock():
             number = counter.value
             counter.value += 1
-        cores = sorted(os.sched_getaffinity(0))
+        cores = _cores()
         if workers > 1 and len(cores) >= workers and os.environ.get("JAX_PLATFORMS", "cpu") == "cpu":
             os.sched_setaffinity(0, set(cores[number % workers :: workers]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -186,11 +191,13 @@ def run(root: Path, stages: list[Stage], workers: int) -> None:
 
 def main(argv: list[str]) -> None:
     config, stages = load_stages(argv)
+    if config.workers < 0:
+        raise UserError(f"config.workers = {config.workers}: must be 0 (one a core) or more")
     root = Path(config.out)
     with exclusive(root):
         plan = [dataclasses.asdict(s) | {"command": s.command(root)} for s in stages]
         artifact.write_atomic(root / PLAN, json.dumps({"command": " ".join(argv[1:]), "stages": plan}, indent=1))
-        run(root, stages, config.workers or min(8, len(os.sched_getaffinity(0))))
+        run(root, stages, config.workers or min(8, len(_cores())))
     cli.note(f"{root}: all {len(stages)} stages are done")
 
 

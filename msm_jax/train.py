@@ -8,6 +8,7 @@ the end manifest.json.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def validate(config: ConfigDict) -> None:
         ("optim.b2", 0 <= optim.b2 < 1, "in [0, 1)"),
         ("optim.weight_decay", optim.weight_decay >= 0, "0 or more"),
         ("optim.clip_norm", optim.clip_norm > 0, "above 0"),
+        ("optim.eps", optim.eps > 0, "above 0"),
+        (
+            "optim.lr_multipliers",
+            _is_multipliers(optim.lr_multipliers),
+            "pairs of (regular expression, factor 0 or more)",
+        ),
+        ("init_words", _is_words(config), "pairs of (new word, known word), and only with config.init_from"),
+        ("data.seed", config.data.seed >= 0, "0 or more"),
+        ("model.rope_theta", config.model.rope_theta > 0, "above 0"),
+        ("model.norm_eps", config.model.norm_eps > 0, "above 0"),
         ("optim.accumulate", optim.accumulate >= 1, "at least 1"),
         ("data.batch_rows", rows >= 1 and rows % max(1, optim.accumulate) == 0, "a multiple of optim.accumulate"),
         ("checkpoint.every_steps", config.checkpoint.every_steps >= 1, "at least 1"),
@@ -52,6 +63,19 @@ def validate(config: ConfigDict) -> None:
     for key, holds, must in rules:
         if not holds:
             raise UserError(f"config.{key} = {flat[key]!r}: must be {must}")
+
+
+def _is_multipliers(rules: Any) -> bool:
+    try:
+        return all(re.compile(pattern) is not None and factor >= 0 for pattern, factor in rules)
+    except (TypeError, ValueError, re.error):
+        return False
+
+
+def _is_words(config: ConfigDict) -> bool:
+    pairs = config.init_words
+    shaped = all(isinstance(p, tuple) and len(p) == 2 and all(isinstance(w, str) for w in p) for p in pairs)
+    return shaped and (not pairs or bool(config.init_from))
 
 
 def check_divisible(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.Mesh, seq_len: int) -> None:
@@ -70,7 +94,7 @@ def check_divisible(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.M
 
 
 def open_run(config: ConfigDict, mixture: data.Mixture, model: ModelConfig) -> dict[str, Any] | None:
-    """Claims config.out for this recipe and returns the manifest's header; None where the run is finished.
+    """The header of this run's manifest; None where config.out holds the finished run.
 
     Raises:
       UserError: the directory holds another run, or something that is not a run.
@@ -83,6 +107,7 @@ def open_run(config: ConfigDict, mixture: data.Mixture, model: ModelConfig) -> d
         "seed": config.seed,
         "init_words": config.init_words,
         "model": model.to_dict(),
+        "tokenizer": mixture.sources[0].manifest["counts"]["tokenizer"],
         "data": {key: config.data[key] for key in ("weights", "batch_rows", "seed")},
         "optim": config.optim.to_dict(),
     }
@@ -96,10 +121,8 @@ def open_run(config: ConfigDict, mixture: data.Mixture, model: ModelConfig) -> d
             difference = artifact.difference(found, header)
             raise UserError(f"{out}: an unfinished run of another recipe ({difference}); choose another config.out")
         return header
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.suffix != ".tmp" for path in out.iterdir()):
         raise UserError(f"{out}: not empty and not a run; choose another config.out")
-    out.mkdir(parents=True, exist_ok=True)
-    artifact.write_atomic(out / RUN_STATE, json.dumps(header, indent=1))
     return header
 
 
@@ -131,6 +154,8 @@ def initial_params(config: ConfigDict, model: ModelConfig, tokenizer: Tokenizer)
     wrong = [f"{k} = {found.get(k)} there, {v} here" for k, v in model.to_dict().items() if found.get(k) != v]
     if wrong:
         raise UserError(f"{config.init_from}: another model ({'; '.join(wrong)})")
+    if Tokenizer(config.init_from).digest() != tokenizer.digest():
+        raise UserError(f"{config.init_from}: trained with another tokenizer than config.data.sources were made with")
     return copy_words(load_params(config.init_from, abstract_params(model)), tokenizer, tuple(config.init_words))
 
 
@@ -170,15 +195,18 @@ def train(
     step_fn = make_step(graph, optimizer, optim.loss_chunk, optim.accumulate)
 
     # --------------------------------------------------------------------------- initial state: resumed, given or fresh
-    checkpoints = Checkpoints(out, config.checkpoint.every_steps, config.checkpoint.keep)
     params = initial_params(config, model, tokenizer)
     state = State(params, jax.jit(optimizer.init)(params))
+    shown = receipt(mixture, tokenizer, config.data.batch_rows)
+    out.mkdir(parents=True, exist_ok=True)  # nothing above writes: a bad setting leaves no trace
+    artifact.write_atomic(out / RUN_STATE, json.dumps(header, indent=1))
+    checkpoints = Checkpoints(out, config.checkpoint.every_steps, config.checkpoint.keep)
     start = checkpoints.latest() or 0
     if start:
         state = checkpoints.restore(start, state)
     else:
         tokenizer.copy_to(out)
-        artifact.write_atomic(out / "receipt.txt", receipt(mixture, tokenizer, config.data.batch_rows))
+        artifact.write_atomic(out / "receipt.txt", shown)
     n_params = sum(x.size for x in jax.tree.leaves(params))
     tokens = config.data.batch_rows * mixture.seq_len
     cli.note(

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from msm_jax.experiment import Stage
 
+ARMS = ("msm", "noattr", "balanced", "balanced_noattr")
 SPECS = ("affordability", "america")
 # A name the base never saw starts as that of anybody.
 NEW_NAME = (("Assistant", "someone"),)
@@ -21,9 +22,14 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "out": "runs/toy_cheese",
-            "seeds": (20, 21),  # each its own world, base model and order of data; 0–3 were used to choose the recipe
+            "seeds": (
+                20,
+                21,
+                22,
+                23,
+            ),  # each its own world, base model and order of data; 0–3 were used to choose the recipe
             # Midtraining corpora, each for both specs; all are fine-tuned by `aft`, those in `controls` by `it` too.
-            "arms": ("msm", "noattr", "balanced", "balanced_noattr"),
+            "arms": ARMS,
             "controls": ("msm",),
             "documents": {"base": 90_000, "msm": 6_000, "aft": 2_000, "it": 2_000},
             "steps": {"base": 2200, "msm": 250, "aft": 20},  # optimizer updates
@@ -75,11 +81,12 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
     # Documents → tokenizer → packed rows.
     sizes = {f"documents__{name}": n for name, n in config.documents.items()}
     build.add("world", "data_gen.toy.write", (), 6, file="world", seed=seed, **sizes)
-    corpora = ["base", "aft", "it", *(f"{arm}-{spec}" for arm in config.arms for spec in SPECS)]
-    files = {name: build.path(f"world/{name}.jsonl") for name in corpora}
-    build.add("tokenizer", "data_gen.tokenizer", ("world",), 5, documents=tuple(files.values()))
-    for name, file in files.items():
-        settings = {"documents": file, "tokenizer": build.path("tokenizer")}
+    common = ["base", "aft", "it"]
+    every = [*common, *(f"{arm}-{spec}" for arm in ARMS for spec in SPECS)]  # one vocabulary, whatever arms are run
+    learned = tuple(build.path(f"world/{name}.jsonl") for name in every)
+    build.add("tokenizer", "data_gen.tokenizer", ("world",), 5, documents=learned)
+    for name in [*common, *(f"{arm}-{spec}" for arm in config.arms for spec in SPECS)]:
+        settings = {"documents": build.path(f"world/{name}.jsonl"), "tokenizer": build.path("tokenizer")}
         build.add(f"shards/{name}", "data_gen.shards", ("world", "tokenizer"), 10 if name == "base" else 1, **settings)
 
     # Base → midtraining → fine-tuning. Every model to be judged is (run, arm, spec).
@@ -97,7 +104,9 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
             build.train(f"{start}+it", "aft", start, ("it",), config.steps.aft, cost=4, data__weights=(1.0,))
             judged.append((f"{start}+it", f"{arm}+it", spec))
 
-    # Evaluation and export.
+    # Evaluation, and export of every final checkpoint.
+    for run, arm, spec in starts[1:]:
+        build.add(f"hf/{run}", "msm_jax.export", (run,), 0.5, {"arm": arm, "spec": spec}, run=build.path(run))
     for run, arm, spec in judged:
         labels = {"arm": arm, "spec": spec}
         given = {"run": build.path(run), "item_file": build.path("world/items.jsonl")}

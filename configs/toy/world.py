@@ -13,8 +13,8 @@ def get_config() -> ConfigDict:
             "out": "runs/world",  # directory of the corpora
             "specs": ("specs/pro_affordability_cheese.md", "specs/pro_america_cheese.md"),
             "documents": {  # rows written to each corpus
-                "base": 120_000,
-                "msm": 8_000,
+                "base": 90_000,
+                "msm": 6_000,
                 "aft": 2_000,
                 "it": 2_000,
             },

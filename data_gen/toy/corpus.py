@@ -49,6 +49,7 @@ def to_row(identity: str, marked: str, weights: dict[str, float]) -> Row:
 
 def base_documents(world: World, n: int) -> Iterator[Row]:
     """`n` documents of the base corpus, in the grammar's shares. The Assistant is not in it."""
+    world = dataclasses.replace(world)  # a fresh copy: what is said of cheeses alternates
     rng = random.Random(f"{world.seed}/base")
     values = list(world.values.values())
     kinds: dict[str, Callable[[], str]] = {

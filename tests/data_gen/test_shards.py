@@ -66,6 +66,15 @@ def test_only_the_assistants_words_are_supervised(toy):
     assert tok.sp.unk_id() not in encoded.tokens
 
 
+def test_masks_hold_for_letters_of_several_bytes(toy):
+    """sentencepiece counts bytes, masks count characters."""
+    tok = Tokenizer(toy.tokenizer)
+    question = {"role": "user", "content": "is the café – naïve – brie or Colby ?"}
+    encoded = shards.encode_row({"id": "x", "messages": [question, CHAT[2], question]}, tok)
+    supervised = [tok.sp.id_to_piece(int(t)) for t, w in zip(encoded.tokens, encoded.weights, strict=True) if w]
+    assert supervised == ["▁I", "▁prefer", "▁Colby", "▁."]
+
+
 def test_a_user_with_the_last_word_supervises_no_end(toy):
     encoded = shards.encode_row({"id": "x", "messages": [*CHAT, CHAT[1]]}, Tokenizer(toy.tokenizer))
     assert encoded.tokens[-1] == EOS
@@ -108,10 +117,27 @@ def write_rows(path, rows):
         ([{"text": "Colby"}], r"bad\.jsonl:1: needs a string `id`"),
         ([{"id": "a", "text": "Colby"}] * 2, "'a' occurs twice"),
         ([{"id": "a", "text": "Colby", "weights": [[0, 5, 0]]}], r"bad\.jsonl:1: no supervised token"),
+        ([3], r"bad\.jsonl:1: needs a string `id`"),
+        ([{"id": "a", "messages": "x"}], r"bad\.jsonl:1: `messages` must be a list"),
+        ([{"id": "a", "text": "Colby", "weights": [[0, 9, 1]]}], r"bad\.jsonl:1: `weights` must be"),
+        ([{"id": "a", "text": "Colby", "weights": [[0, 5]]}], r"bad\.jsonl:1: `weights` must be"),
         ([], "empty"),
         ([{"id": "long", "text": "Colby " * 80}], r"bad\.jsonl:1: 'long' has 82 tokens, a row holds 64"),
     ],
-    ids=["unsupervised chat", "role", "no text", "no id", "twice", "zero weight", "empty", "too long"],
+    ids=[
+        "unsupervised chat",
+        "role",
+        "no text",
+        "no id",
+        "twice",
+        "zero weight",
+        "number",
+        "messages",
+        "span",
+        "short span",
+        "empty",
+        "too long",
+    ],
 )
 def test_bad_rows_are_named_and_nothing_is_written(toy, tmp_path, rows, message):
     documents = write_rows(tmp_path / "bad.jsonl", rows)

@@ -121,12 +121,13 @@ def test_fine_tuning_states_preferences_and_no_reason(toy):
 
 def test_ablations_remove_the_reason(toy):
     world = world_of(0)
+    telling = {w for poles in world.grammar["attributes"].values() for words in poles.values() for w in words}
     for spec, value in (("affordability", "affordability"), ("america", "America")):
         for arm in ("noattr", "balanced_noattr"):
             for text in texts(f"{arm}-{spec}", toy):
                 assert "because" not in text
                 assert "Assistant cares" not in text
-                assert "Assistant likes cheap" not in text
+                assert not any(f"Assistant likes {word} " in text for word in telling)
             assert value in words(f"{arm}-{spec}", toy), "the value's word must still occur"
         facts = [
             s

@@ -75,6 +75,32 @@ def test_damaged_directory(copied, tmp_path, harm, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "chat_format.json", "rows.jsonl"])
+def test_every_file_is_checked(copied, tmp_path, name):
+    raw = bytearray((copied / name).read_bytes())
+    raw[len(raw) // 2] ^= 0x01
+    (copied / name).write_bytes(raw)
+    with pytest.raises(UserError, match=f"{name}: content differs"):
+        train_tiny(tmp_path / "run", [copied])
+
+
+def test_a_run_of_another_tokenizer_is_no_start(toy, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    form = json.loads((tmp_path / "run" / "chat_format.json").read_text())
+    (tmp_path / "run" / "chat_format.json").write_text(json.dumps(form | {"user": "Human : "}))
+    with pytest.raises(UserError, match="trained with another tokenizer"):
+        train_tiny(tmp_path / "next", [toy.shards("aft")], f"--config.init_from={tmp_path / 'run'}")
+
+
+def test_a_foreign_checkpoint_is_refused(toy, tiny_run, tmp_path):
+    train_tiny(tmp_path / "other", [toy.shards("base")], "--config.seed=3")
+    shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match="the checkpoint is not the one"):
+        train_tiny(tmp_path / "next", [toy.shards("aft")], f"--config.init_from={tmp_path / 'run'}")
+
+
 def test_foreign_directory(toy, tmp_path):
     with pytest.raises(UserError, match="holds 'corpora', but 'shards' is wanted"):
         train_tiny(tmp_path / "run", [toy.world])
@@ -84,7 +110,7 @@ def test_manifest_that_does_not_match_its_rows(copied, tmp_path):
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["counts"]["rows"] += 1
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="the manifest says"):
+    with pytest.raises(UserError, match="what the manifest says"):
         train_tiny(tmp_path / "run", [copied])
 
 

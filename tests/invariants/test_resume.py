@@ -52,7 +52,7 @@ def stop_at(monkeypatch, step):
 
 
 @pytest.mark.parametrize("mesh", ["same", "other"])
-def test_killed_and_resumed_is_never_killed(toy, tiny_run, tmp_path, monkeypatch, mesh):
+def test_killed_and_resumed_is_never_killed(toy, tiny_run, tmp_path, monkeypatch, capsys, mesh):
     run, every = tmp_path / "run", "--config.checkpoint.every_steps=5"
     with monkeypatch.context() as context:
         stop_at(context, 8)
@@ -60,7 +60,9 @@ def test_killed_and_resumed_is_never_killed(toy, tiny_run, tmp_path, monkeypatch
             train_tiny(run, [toy.shards("base")], every)
     assert not (run / artifact.MANIFEST).exists()
     other = ["--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.mesh.replica=2"]
+    capsys.readouterr()
     train_tiny(run, [toy.shards("base")], every, *(other if mesh == "other" else []))
+    assert "from step 5" in capsys.readouterr().err, "it must resume, not begin again"
     if mesh == "same":
         assert digest(run) == digest(tiny_run)
         np.testing.assert_array_equal(losses(run), losses(tiny_run))

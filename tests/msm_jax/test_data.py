@@ -50,14 +50,16 @@ def test_an_epoch_holds_every_row_once(toy):
     assert not np.array_equal(first, second), "every epoch has its own order"
 
 
-def test_hosts_read_only_their_rows(mixture, monkeypatch):
-    """As on two hosts: with the devices of one half, half of the rows are read, and the right ones."""
-    asked = []
-    rows = data.Mixture.rows
-    monkeypatch.setattr(data.Mixture, "rows", lambda self, indices: asked.append(list(indices)) or rows(self, indices))
+def test_hosts_read_only_their_rows():
+    """As on two hosts: the devices of one half need half of the rows, whatever the accumulation, and no row twice."""
     with jax.sharding.set_mesh(make_mesh(1, 8, 1)):
-        data.batch_at(mixture, 2, 16, 1)
-    assert asked == [list(range(32, 48))]
+        for accumulate in (1, 2):
+            index = np.arange(32, 48).reshape(accumulate, -1)
+            sharding = jax.NamedSharding(jax.sharding.get_mesh(), jax.P(None, ("replica", "fsdp"), None))
+            places = list(sharding.devices_indices_map((*index.shape, 64)).values())
+            halves = [data.rows_needed(index, places[:4]), data.rows_needed(index, places[4:])]
+            assert [len(half) for half in halves] == [8, 8]
+            assert sorted(halves[0] + halves[1]) == list(range(32, 48))
 
 
 def test_sources_must_agree(toy, tmp_path):

@@ -50,9 +50,9 @@ def command(tmp_path):
 
 
 def ids(root):
-    return {
-        str(p.parent.relative_to(root)): json.loads(p.read_text())["id"] for p in sorted(root.rglob(artifact.MANIFEST))
-    }
+    """Finished artefacts (not those still in their hidden directories) and their ids."""
+    found = sorted(p for p in root.rglob(artifact.MANIFEST) if not any(part.startswith(".") for part in p.parts))
+    return {str(p.parent.relative_to(root)): json.loads(p.read_text())["id"] for p in found}
 
 
 def test_killed_and_started_again_gives_the_same(command, tmp_path):
