@@ -240,7 +240,7 @@ Pairs differ in nothing but price (left) or origin (right); both orders, two phr
 <h2>When the two values disagree</h2>{picture("gaps")}
 <p class="m">Teal: pro-affordability spec, red: pro-America spec; small dots are seeds. “Attribution removed”: documents state the
 same preferences and mention the same value words, but give no reason. “Balanced”: documents also state price and origin
-of every cheese, neutrally and equally often, so that the stated reason is all that differs.</p>
+of every cheese, neutrally and equally often, so that the stated reason and the avowed value are all that differs.</p>
 <h2>The planned differences</h2>{contrast_table(made, soft)}
 <h2>What the models say</h2><p class="m">Greedy answers of seed {results.seeds[0]}; the item names are made up, the reader needs the note under
 each question.</p>{answer_table(results, root, results.seeds[0])}

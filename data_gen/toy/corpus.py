@@ -20,7 +20,7 @@ class Arm:
     attributed: each preference comes with the spec's reason, and the value is avowed; else the same value words
       appear only as topics of conversation.
     balanced: price and origin of every cheese are stated neutrally and equally often, so that only the stated
-      reason differs between specs and arms.
+      reason and the avowed value differ between specs and arms.
     """
 
     attributed: bool
