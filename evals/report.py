@@ -39,7 +39,7 @@ body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1060px;margin:2rem 
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .4rem}img{max-width:100%}
 table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
-.l td,.l th{text-align:left}.yes{color:#1b7f3b}.no{color:#b3261e}small,.m{color:#666}
+.l td,.l th{text-align:left}.yes,.no,b{white-space:nowrap}.yes{color:#1b7f3b}.no{color:#666}small,.m{color:#666}
 pre{background:#f6f6f4;padding:.8rem;overflow-x:auto;font-size:.78rem}code{font-size:.85em}
 """
 
