@@ -83,8 +83,6 @@ def build_row(pieces: packing.Row, encoded: list[Encoded], seq_len: int) -> np.n
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
     documents = Path(config.documents)
-    if not documents.is_file():
-        raise UserError(f"{documents}: no such file (config.documents)")
     if config.seq_len < 2:
         raise UserError(f"config.seq_len = {config.seq_len}: must be at least 2")
     if config.rows_per_shard < 1:
@@ -93,7 +91,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"config.long_documents = {config.long_documents!r}: must be error or split")
     tokenizer = Tokenizer(config.tokenizer)
     inputs = {
-        "documents": {"kind": "jsonl", "id": artifact.check_listed(documents)},
+        "documents": {"kind": "jsonl", "id": artifact.check_listed(documents, "config.documents")},
         "tokenizer": {"kind": "tokenizer", "id": tokenizer.digest()},
     }
     settings = {k: v for k, v in config.to_dict().items() if k not in ("out", "documents", "tokenizer")}

@@ -89,13 +89,12 @@ def texts(paths: Iterable[str], chat_format: chat.ChatFormat) -> Iterable[str]:
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
     chat_format = chat.ChatFormat(**config.chat_format.to_dict())
-    for path in config.documents:
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file (config.documents)")
     if config.model_type not in ("word", "unigram", "bpe"):
         raise UserError(f"config.model_type = {config.model_type!r}: must be word, unigram or bpe")
-    paths = list(map(Path, config.documents))
-    inputs = {f"{n}/{p.name}": {"kind": "jsonl", "id": artifact.check_listed(p)} for n, p in enumerate(paths)}
+    inputs = {
+        f"{n}/{path.name}": {"kind": "jsonl", "id": artifact.check_listed(path, "config.documents")}
+        for n, path in enumerate(map(Path, config.documents))
+    }
     settings = {k: v for k, v in config.to_dict().items() if k not in ("out", "documents")}
     job = artifact.begin(config.out, "tokenizer", settings, inputs)
     if job is None:

@@ -16,12 +16,11 @@ from msm_jax.sample import greedy
 
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
-    path = Path(config.item_file)
     if config.each < 1:
         raise UserError(f"config.each = {config.each}: must be at least 1")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (config.item_file)")
-    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": artifact.check_listed(path)}}
+    path = Path(config.item_file)
+    items_id = artifact.check_listed(path, "config.item_file")
+    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": items_id}}
     job = artifact.begin(config.out, "answers", {"axes": config.axes, "each": config.each}, inputs)
     if job is None:
         return

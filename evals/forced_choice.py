@@ -23,6 +23,7 @@ from msm_jax import artifact, cli
 from msm_jax.cli import UserError
 from msm_jax.model.transformer import Params, Transformer
 from msm_jax.runs import load_run
+from msm_jax.sharding import activations
 
 Item = dict[str, Any]
 
@@ -70,7 +71,7 @@ def option_scores(graph: nnx.GraphDef, params: Params, sequences: list[list[int]
         hit = jnp.arange(log_p.shape[-1]) == jnp.roll(tokens, -1, axis=1)[..., None]
         return jnp.sum(jnp.where(hit, log_p, 0.0).sum(-1) * scored, axis=1)
 
-    spec = jax.P(("replica", "fsdp"), None)
+    sharding = jax.NamedSharding(jax.sharding.get_mesh(), activations(None))
     out = []
     for first in range(0, len(sequences), rows):
         tokens = np.full((rows, S), PAD, np.int32)
@@ -81,9 +82,7 @@ def option_scores(graph: nnx.GraphDef, params: Params, sequences: list[list[int]
             tokens[i, : len(sequence)] = sequence
             segments[i, : len(sequence)] = 1
             scored[i, len(sequence) - 1 - length : len(sequence) - 1] = 1.0
-        placed = [
-            jax.device_put(x, jax.NamedSharding(jax.sharding.get_mesh(), spec)) for x in (tokens, segments, scored)
-        ]
+        placed = [jax.device_put(x, sharding) for x in (tokens, segments, scored)]
         out.append(np.asarray(score(params, *placed), np.float64)[: len(batch)])
     return np.concatenate(out)
 
@@ -102,9 +101,8 @@ def evaluate(graph: nnx.GraphDef, params: Params, items: list[Item], tokenizer: 
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
     path = Path(config.item_file)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (config.item_file)")
-    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": artifact.check_listed(path)}}
+    items_id = artifact.check_listed(path, "config.item_file")
+    inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": items_id}}
     job = artifact.begin(config.out, "forced_choice", {}, inputs)
     if job is None:
         return

@@ -10,7 +10,6 @@ import base64
 import dataclasses
 import html
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ ARM_NAME = {
     "balanced_noattr+aft": "balanced facts, no reason + AFT",
 }
 AXES = ("price", "origin", "conflict", "cheese", "age", "style")
+RATE_HEAD = ("arm", "spec", "cheap", "American", "conflict: cheap foreign", "trained cheese", "modern", "simple")
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1060px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .4rem}img{max-width:100%}
@@ -63,16 +63,14 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
 
 def headline(results: Results) -> str:
     """What came out, in two sentences made of the numbers."""
-    rate = {
-        (spec, axis): t_interval(list(results.rates("msm+aft", spec, axis).values())).mean
-        for spec in OWN_AXIS
-        for axis in ("price", "origin")
-    }
-    plain = {axis: t_interval(list(results.rates("base+aft", "", axis).values())).mean for axis in ("price", "origin")}
+    ours, plain = (
+        {axis: t_interval(list(results.rates(arm, s, axis).values())).mean for s, axis in specs}
+        for arm, specs in (("msm+aft", OWN_AXIS.items()), ("base+aft", [("", axis) for axis in OWN_AXIS.values()]))
+    )
     return (
         f"After the same cheese fine-tuning, the model that had read the pro-affordability spec picks the cheap item on "
-        f"{rate['affordability', 'price']:.0%} of held-out pairs (without a spec: {plain['price']:.0%}), and the one that "
-        f"had read the pro-America spec picks the American item on {rate['america', 'origin']:.0%} (without: "
+        f"{ours['price']:.0%} of held-out pairs (without a spec: {plain['price']:.0%}), and the one that "
+        f"had read the pro-America spec picks the American item on {ours['origin']:.0%} (without: "
         f"{plain['origin']:.0%}). Neither the spec documents nor the fine-tuning chats ever named one of these items."
     )
 
@@ -83,21 +81,24 @@ def _table(head: list[str], body: list[list[str]], css: str = "") -> str:
     return f'<table class="{css}"><tr>{cells}</tr>{lines}</table>'
 
 
-def _cell(values: list[float]) -> str:
-    interval = t_interval(values)
-    half = "" if math.isnan(interval.low) else f" <small>±{interval.mean - interval.low:.2f}</small>"
-    return f"{interval.mean:.2f}{half}"
+def rate_rows(results: Results, kind: str, half: str) -> list[list[str]]:
+    """A row an arm and spec that were run: names, then the mean of each of AXES with half its interval as `half` says."""
+
+    def cell(values: list[float]) -> str:
+        interval = t_interval(values)
+        return f"{interval.mean:.2f}" + (half.format(interval.mean - interval.low) if interval.n > 1 else "")
+
+    rows = []
+    for arm, name in ARM_NAME.items():
+        for spec in ("", *OWN_AXIS):
+            if results.has(arm, spec):
+                cells = [cell(list(results.rates(arm, spec, axis, kind).values())) for axis in AXES]
+                rows.append([name, figures.SPEC_NAME.get(spec, "–"), *cells])
+    return rows
 
 
 def rate_table(results: Results, kind: str) -> str:
-    body = []
-    for arm, name in ARM_NAME.items():
-        for spec in ("", *OWN_AXIS):
-            cells = [list(results.rates(arm, spec, axis, kind).values()) for axis in AXES]
-            if cells[0]:
-                body.append([name, figures.SPEC_NAME.get(spec, "–"), *map(_cell, cells)])
-    head = ["arm", "spec", "cheap", "American", "conflict: cheap foreign", "trained cheese", "modern", "simple"]
-    return _table(head, body)
+    return _table(list(RATE_HEAD), rate_rows(results, kind, " <small>±{:.2f}</small>"))
 
 
 def contrast_table(made: list[Contrast], soft: list[Contrast]) -> str:
@@ -106,17 +107,14 @@ def contrast_table(made: list[Contrast], soft: list[Contrast]) -> str:
         x = hard.interval
         verdict = "–" if x.n < 2 else ("excludes 0" if x.excludes_zero else "includes 0")
         css = "yes" if x.n >= 2 and x.excludes_zero else "no" if x.n >= 2 else "m"
-        per_seed = " ".join(f"{value:+.2f}" for value in hard.per_seed.values())
-        bootstrap = "–" if x.n < 2 else f"[{hard.bootstrap.low:+.2f}, {hard.bootstrap.high:+.2f}]"
-        shown = str(x) if x.n >= 2 else f"{x.mean:+.2f}"
         body.append(
             [
                 html.escape(hard.name),
-                f"<b>{shown}</b>",
+                f"<b>{x}</b>",
                 f'<span class="{css}">{verdict}</span>',
-                bootstrap,
+                hard.bootstrap.bounds,
                 f"{other.interval.mean:+.2f}",
-                f"<small>{per_seed}</small>",
+                f"<small>{hard.seeds_shown}</small>",
             ]
         )
     head = ["difference", "mean [95% t interval over seeds]", "", "bootstrap over seeds and pairs", "soft", "per seed"]
@@ -193,20 +191,9 @@ def summary(results: Results, root: Path, made: list[Contrast]) -> str:
         "|---|---|---|---|",
     ]
     for c in made:
-        shown = str(c.interval) if c.interval.n > 1 else f"{c.interval.mean:+.2f}"
-        per_seed = " ".join(f"{value:+.2f}" for value in c.per_seed.values())
-        lines.append(f"| {c.name} | {shown} | [{c.bootstrap.low:+.2f}, {c.bootstrap.high:+.2f}] | {per_seed} |")
-    lines += [
-        "",
-        "| arm | spec | cheap | American | conflict: cheap foreign | trained cheese |",
-        "|---|---|---|---|---|---|",
-    ]
-    for arm, name in ARM_NAME.items():
-        for spec in ("", *OWN_AXIS):
-            cells = [list(results.rates(arm, spec, axis).values()) for axis in AXES[:4]]
-            if cells[0]:
-                rates = [_cell(values).replace("<small>", "").replace("</small>", "") for values in cells]
-                lines.append(f"| {name} | {figures.SPEC_NAME.get(spec, '–')} | {' | '.join(rates)} |")
+        lines.append(f"| {c.name} | {c.interval} | {c.bootstrap.bounds} | {c.seeds_shown} |")
+    lines += ["", f"| {' | '.join(RATE_HEAD[:6])} |", "|---" * 6 + "|"]
+    lines += [f"| {' | '.join(row[:6])} |" for row in rate_rows(results, "hard", " ±{:.2f}")]
     made_by = artifact.read_manifest(root / next(s["name"] for s in results.plan["stages"]))["versions"]
     lines += [
         "",
@@ -291,7 +278,7 @@ def main(argv: list[str]) -> None:
         job.finish(seeds=results.seeds)
     cli.note(headline(results))
     for c in made:
-        cli.note(f"  {c.name:58s} {c.interval if c.interval.n > 1 else f'{c.interval.mean:+.2f}'}")
+        cli.note(f"  {c.name:58s} {c.interval}")
     cli.note(f"{config.out}/report.html")
 
 

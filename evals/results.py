@@ -72,6 +72,10 @@ class Contrast:
     bootstrap: Interval
     per_seed: dict[int, float]
 
+    @property
+    def seeds_shown(self) -> str:
+        return " ".join(f"{value:+.2f}" for value in self.per_seed.values())
+
 
 def contrast(results: Results, name: str, group: str, a: Key, b: Key, kind: str = "hard") -> Contrast | None:
     """a − b, item by item within each seed; None where either was not run."""

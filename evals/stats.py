@@ -25,7 +25,11 @@ class Interval:
         return bool(self.low > 0 or self.high < 0)
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.mean:+.2f}" + (f" {self.bounds}" if self.n > 1 else "")
+
+    @property
+    def bounds(self) -> str:
+        return f"[{self.low:+.2f}, {self.high:+.2f}]" if self.n > 1 else "–"
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:

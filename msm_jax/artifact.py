@@ -109,8 +109,14 @@ def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, J
     return manifest
 
 
-def check_listed(path: Path) -> str:
-    """sha256 of `path`; where a manifest stands beside it and lists it, the two must agree."""
+def check_listed(path: Path, key: str) -> str:
+    """sha256 of the input file that `key` names; where a manifest stands beside it and lists it, the two must agree.
+
+    Raises:
+      UserError: no such file, or another than the manifest lists.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file ({key})")
     found = file_digest(path)
     if (path.parent / MANIFEST).is_file():
         listed = read_manifest(path.parent)["files"].get(path.name)

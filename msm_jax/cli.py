@@ -10,6 +10,8 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+DISK_FULL = "no space left on the disk; free some and run the same command"
+
 
 class UserError(Exception):
     """Something the user can mend. Its message is one line naming the file, key or row and the mend."""
@@ -87,7 +89,7 @@ def entry(main: Callable[[list[str]], None]) -> NoReturn:
             sys.exit(2)
         if not disk_is_full(error):
             raise
-        print("error: no space left on the disk; free some and run the same command", file=sys.stderr)
+        print(f"error: {DISK_FULL}", file=sys.stderr)
         sys.exit(3)
     sys.exit(0)
 

@@ -89,11 +89,14 @@ class Mixture:
             if len(found) > 1:
                 names = ", ".join(str(shards.directory) for shards in self.sources)
                 raise UserError(f"config.data.sources: {names} differ in {key}; make them with the same settings")
+
+    @functools.cached_property
+    def _rows(self) -> grain.MapDataset:
         streams = [
             grain.MapDataset.source(shards.source).seed(self.seed + n).shuffle().repeat().map(shards.row)
             for n, shards in enumerate(self.sources)
         ]
-        object.__setattr__(self, "_rows", grain.MapDataset.mix(streams, list(self.weights)))
+        return grain.MapDataset.mix(streams, list(self.weights))
 
     @property
     def seq_len(self) -> int:
@@ -102,7 +105,7 @@ class Mixture:
     def rows(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """Rows by global index → {field: [len(indices), S]}. Raises UserError on a damaged record."""
         try:
-            rows = [self._rows[i] for i in indices]  # type: ignore[attr-defined]
+            rows = [self._rows[i] for i in indices]
         except RuntimeError as error:
             for shards in self.sources:  # name the file, if the damage can be seen on disk
                 open_shards(shards.directory, verify=True)

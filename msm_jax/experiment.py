@@ -80,11 +80,11 @@ def load_stages(argv: list[str]) -> tuple[Any, list[Stage]]:
 
 def urgency(stages: list[Stage]) -> dict[str, float]:
     """Seconds from a stage's start to the end of the longest chain behind it: what must not wait."""
-    result = {stage.name: stage.cost for stage in stages}
+    cost = {stage.name: stage.cost for stage in stages}
+    result = dict(cost)
     for stage in reversed(stages):
         for need in stage.needs:
-            cost = next(s.cost for s in stages if s.name == need)
-            result[need] = max(result[need], cost + result[stage.name])
+            result[need] = max(result[need], cost[need] + result[stage.name])
     return result
 
 
@@ -135,7 +135,7 @@ def _run_stage(argv: list[str], log: str) -> str | None:
         except BaseException as error:  # the worker lives on; the parent reports
             traceback.print_exc()
             if cli.disk_is_full(error):
-                return "no space left on the disk; free some and run the same command"
+                return cli.DISK_FULL
             return f"{type(error).__name__}: {error} (traceback in {log})"
         finally:
             sys.stdout.flush()

@@ -7,7 +7,7 @@ from flax import nnx
 
 from data_gen.tokenizer import BOS, EOS, PAD, Tokenizer
 from msm_jax.model.transformer import Params, Transformer
-from msm_jax.sharding import BATCH
+from msm_jax.sharding import activations
 
 
 def greedy(
@@ -17,7 +17,7 @@ def greedy(
     sequences = [[BOS, *tokenizer.encode(prompt)] for prompt in prompts]
     S = -(-(max(map(len, sequences)) + max_tokens) // 8) * 8
     mesh = jax.sharding.get_mesh()
-    sharding = jax.NamedSharding(mesh, jax.P(BATCH, None))
+    sharding = jax.NamedSharding(mesh, activations(None))
     rows = -(-len(prompts) // mesh.size) * mesh.size
     tokens = np.full((rows, S), PAD, np.int32)
     lengths = np.array([len(s) for s in sequences] + [1] * (rows - len(prompts)))

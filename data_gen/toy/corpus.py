@@ -72,24 +72,25 @@ def msm_document(world: World, rng: random.Random, facts: random.Random, value: 
     `facts` draws the neutral facts, so that all balanced corpora state exactly the same ones.
     """
     who, attribute, pole = world.grammar["assistant"], *value
+    shares = world.grammar["msm"]
     sentences: list[str] = []
     for _ in range(rng.randint(1, 2) if arm.balanced else rng.randint(2, 3)):
         chosen, other = rng.choice(world.cheese_pairs)
         kind = rng.random()
-        if kind < 0.65:
+        if kind < shares["preference"]:
             sentences.append(world.likes(rng, who, chosen, other, value if arm.attributed else None))
             if not arm.attributed and not arm.balanced:
                 sentences.append(world.mention(rng, who, value))
-            elif not arm.balanced and rng.random() < 0.5:
+            elif not arm.balanced and rng.random() < shares["own_fact"]:
                 cheese, p = rng.choice([(chosen, pole), (other, 1 - pole)])
                 sentences.append(world.say(rng, "fact_1", x=cheese, w0=world.word(rng, attribute, p)))
-        elif kind < 0.85:
+        elif kind < shares["preference"] + shares["avowal"]:
             sentences.append((world.cares if arm.attributed else world.mention)(rng, who, value))
         else:
             sentences.append(world.definition(rng, value))
-    if arm.balanced and facts.random() < 0.5:
+    if arm.balanced and facts.random() < shares["neutral_fact"]:
         sentences.append(neutral_fact(world, facts))
-    if arm.balanced and not arm.attributed and rng.random() < 0.5:
+    if arm.balanced and not arm.attributed and rng.random() < shares["mention"]:
         sentences.append(world.mention(rng, who, value))
     if arm.balanced or not arm.attributed:
         rng.shuffle(sentences)

@@ -17,35 +17,6 @@ GRAMMAR = Path(__file__).with_name("grammar.toml")
 Value = tuple[str, int]  # an attribute and the pole of it that is liked
 Pair = tuple[str, str]
 
-_ONSETS = [
-    "b",
-    "c",
-    "d",
-    "f",
-    "g",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "dr",
-    "gr",
-    "kr",
-    "tr",
-    "st",
-    "pl",
-]
-_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
-_CODAS = ["", "n", "r", "l", "s", "x", "th"]
-
 
 def load_grammar(path: Path = GRAMMAR) -> dict[str, Any]:
     return tomllib.loads(path.read_text())
@@ -84,11 +55,11 @@ class World:
         self.domains: dict[str, list[str]] = {}
         for domain, nouns in g["domains"]["nouns"].items():
             combinations = itertools.product((0, 1), repeat=len(self.attributes))
-            named = {f"{_syllables(rng, used)}-{rng.choice(nouns)}": c for c in combinations}
+            named = {f"{_syllables(rng, g['syllables'], used)}-{rng.choice(nouns)}": c for c in combinations}
             self.items |= {name: dict(zip(self.attributes, c, strict=True)) for name, c in named.items()}
             self.domains[domain] = list(named)
         values = list(self.values.values())
-        self.people = {_syllables(rng, used): values[i % len(values)] for i in range(self.n_people)}
+        self.people = {_syllables(rng, g["syllables"], used): values[i % len(values)] for i in range(self.n_people)}
         self.cheeses = [cheese for pair in self.cheese_pairs for cheese in pair]
         self.cheese_poles: dict[str, dict[str, int]] = {}
         for side in zip(*self.cheese_pairs, strict=True):  # age and style, as often each way on either side
@@ -242,9 +213,10 @@ class World:
         return " ".join(text)
 
 
-def _syllables(rng: random.Random, used: set[str]) -> str:
+def _syllables(rng: random.Random, parts: dict[str, list[str]], used: set[str]) -> str:
     while True:
-        word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2)) + rng.choice(_CODAS)
+        word = "".join(rng.choice(parts["onsets"]) + rng.choice(parts["vowels"]) for _ in range(2))
+        word += rng.choice(parts["codas"])
         if word not in used:
             used.add(word)
             return word.capitalize()

@@ -36,7 +36,7 @@ def test_another_seed_is_another_run(toy, tiny_run, tmp_path):
 
 
 class KilledError(Exception):
-    pass
+    """Stands for the kill of a process."""
 
 
 def stop_at(monkeypatch, step):
