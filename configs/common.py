@@ -8,9 +8,9 @@ def get_config() -> ConfigDict:
         {
             "out": "runs/run",  # directory of this run: checkpoints, metrics, manifest
             "seed": 0,  # of fresh parameters
-            "init_from": "",  # a finished run to start from; empty: fresh parameters
+            "init_from": "",  # a run, a Hugging Face directory (local or gs://) or hub name; empty: fresh parameters
             "init_words": (),  # (("new", "known"), …): with init_from, embeddings of new words copied from known ones
-            "model": {
+            "model": {  # the shape, and how it computes; a run that starts from a model may leave the shape out
                 "D": 64,  # model width
                 "L": 3,  # layers
                 "H": 4,  # query heads
@@ -18,11 +18,23 @@ def get_config() -> ConfigDict:
                 "h": 16,  # width of a head
                 "F": 192,  # feed-forward width
                 "rope_theta": 10_000.0,
+                "rope_scaling": (),  # (("rope_type", "llama3"), ("factor", 8.0), …)
                 "norm_eps": 1e-5,
-                "qk_norm": False,  # True: Qwen3-shaped, False: Llama-shaped
+                "qk_norm": False,  # True: Qwen3-shaped
+                "qkv_bias": False,  # True: Qwen2-shaped; neither: Llama-shaped
                 "tie_embeddings": True,
-                "dtype": "float32",  # of matrix products: float32 or bfloat16
+                "dtype": "float32",  # of matrix products; bfloat16, or "": float32 on a CPU, bfloat16 elsewhere
+                "param_dtype": "float32",  # the parameters are kept in; "": dtype under an adapter, else float32
                 "remat": "none",  # none, or full: recompute every layer in the backward pass
+            },
+            "lora": {
+                "rank": 0,  # of the adapter that is trained; 0: the parameters themselves are
+                "alpha": 128.0,  # its product is scaled by alpha / rank
+                "targets": ("q", "k", "v", "o", "gate", "up", "down"),
+                "init": "kaiming",  # as peft does, or gaussian
+                "dtype": "float32",  # the adapter is kept in
+                "init_from": "",  # a peft adapter to go on training, on the model init_from
+                "restart": False,  # merge the adapter of init_from first, instead of training it on
             },
             "data": {
                 "sources": ("runs/shards",),  # directories made by data_gen.shards
@@ -50,3 +62,14 @@ def get_config() -> ConfigDict:
             "log": {"every_steps": 20},  # how often metrics are fetched from the devices
         }
     )
+
+
+def pretrained(init_from: str) -> ConfigDict:
+    """The same for a run that starts from an existing model, which decides the shape."""
+    config = get_config()
+    config.init_from = init_from
+    config.model.dtype = config.model.param_dtype = ""
+    for key in list(config.model):
+        if key not in ("dtype", "param_dtype", "remat"):
+            del config.model[key]
+    return config

@@ -1,11 +1,49 @@
-"""Chats as text, with the supervised spans found by our own code, never by a template's mask."""
+"""Chats: what may be said in them (ChatPolicy, for every tokenizer) and the plain format of sentencepiece tokenizers.
+
+The supervised spans are found by our own code, never by a template's mask; template.py does so for chat templates.
+"""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from msm_jax.cli import UserError
 
 Message = dict[str, str]
+Span = Sequence[float]  # [start character, end character, weight]
+THINKING = ("ignore", "cot", "no_think", "by_row")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatPolicy:
+    """How a chat template is used; template.py states what each setting does.
+
+    Raises:
+      UserError: a value that is none of the allowed ones, or a setting that would have no effect.
+    """
+
+    thinking: str = "ignore"
+    no_think_flag: str = ""
+    no_think_flag_roles: tuple[str, ...] = ("system", "user")
+    supervise_empty_think: bool = False
+
+    def __post_init__(self) -> None:
+        if self.thinking not in THINKING:
+            raise UserError(f"config.chat.thinking = {self.thinking!r}: must be one of {', '.join(THINKING)}")
+        if not set(self.no_think_flag_roles) <= {"system", "user"}:
+            raise UserError(f"config.chat.no_think_flag_roles = {self.no_think_flag_roles!r}: only system and user")
+        for key in ("no_think_flag", "supervise_empty_think"):
+            if getattr(self, key) and self.thinking not in ("no_think", "by_row"):
+                raise UserError(
+                    f"config.chat.{key} has no effect with config.chat.thinking={self.thinking}; "
+                    "leave it empty or set thinking to no_think or by_row"
+                )
+
+    @classmethod
+    def from_config(cls, chat: dict[str, Any]) -> "ChatPolicy":
+        """From a configuration's `chat` group, which may hold other keys (`template`) as well."""
+        values = {field.name: chat[field.name] for field in dataclasses.fields(cls)}
+        return cls(**values | {"no_think_flag_roles": tuple(values["no_think_flag_roles"])})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """Tokenizes documents or chats, packs them, writes ArrayRecord rows.
 
-    python -m data_gen.shards --config=configs/toy/shards.py --config.documents=runs/world/base.jsonl \\
-        --config.tokenizer=runs/tokenizer --config.out=runs/shards
+    python -m data_gen.shards --config=configs/data/shards.py --config.documents=documents.jsonl \\
+        --config.tokenizer=Qwen3-8B --config.out=runs/shards
 
-Input rows: {id, text, weights?} or {id, messages}. Output: rows-NNNNN.array_record, rows.jsonl (row → segments →
-document ids), the tokenizer, manifest.json. A record is little-endian int32 [4, S]: tokens, segment ids (1.., 0 is
-padding), positions within the segment, and the bits of the float32 loss weights.
+The tokenizer is a directory: Hugging Face's, or one made by data_gen.tokenizer. Input rows: {id, text, weights?} or
+{id, messages}, mixed as you like; `python -m data_gen.receipt` shows what becomes of the first. Output:
+rows-NNNNN.array_record, rows.jsonl (row → segments → document ids), the tokenizer, manifest.json. A record is
+little-endian int32 [4, S]: tokens, segment ids (1.., 0 is padding), positions within the segment, and the bits of the
+float32 loss weights.
 """
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -16,19 +19,20 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_gen import chat, packing
-from data_gen.tokenizer import PAD, Encoded, Tokenizer
+from data_gen import packing
+from data_gen.chat import ChatPolicy
+from data_gen.hf_tokenizer import open_tokenizer
+from data_gen.tokenizer import AnyTokenizer, Encoded
 from msm_jax import artifact, cli
 from msm_jax.cli import UserError
 
 SIDECAR = "rows.jsonl"
 
 
-def encode_row(row: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
+def encode_row(row: dict[str, Any], tokenizer: AnyTokenizer, policy: ChatPolicy) -> Encoded:
     """A document (every token supervised, marked spans by their weight) or a chat (assistant turns only)."""
     if "messages" in row:
-        rendered, supervised = chat.render(row["messages"], tokenizer.chat_format)
-        return tokenizer.encode_weighted(rendered, supervised, weight=0.0)
+        return tokenizer.encode_chat(row["messages"], policy)
     text, spans = row.get("text"), row.get("weights", [])
     if not isinstance(text, str) or not text:
         raise UserError("needs `text` (not empty) or `messages`")
@@ -38,21 +42,30 @@ def encode_row(row: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
         fine = False
     if not fine:
         raise UserError("`weights` must be a list of [start, end, weight]: characters of the text, weight 0 or more")
-    return tokenizer.encode_weighted(text, spans)
+    return tokenizer.encode_document(text, spans)
 
 
-def encode_file(path: Path, tokenizer: Tokenizer) -> tuple[list[str], list[Encoded]]:
-    """Raises UserError naming file and line: no id, a repeated id, nothing to train on."""
+def encode_file(
+    path: Path, tokenizer: AnyTokenizer, policy: ChatPolicy, rows: int | None = None
+) -> tuple[list[str], list[Encoded]]:
+    """The ids and tokens of a JSONL file's rows, or of its first `rows`.
+
+    Raises:
+      UserError: naming file and line; no id, a repeated id, no valid text, nothing to train on.
+    """
     ids: list[str] = []
     encoded: list[Encoded] = []
-    for number, row in enumerate(artifact.read_jsonl(path), 1):
+    for number, row in enumerate(itertools.islice(artifact.read_jsonl(path), rows), 1):
         try:
             if not isinstance(row, dict) or not isinstance(row.get("id"), str):
                 raise UserError("needs a string `id`")
+            json.dumps(row, ensure_ascii=False).encode()
             ids.append(row["id"])
-            encoded.append(encode_row(row, tokenizer))
+            encoded.append(encode_row(row, tokenizer, policy))
             if not encoded[-1].weights.any():
                 raise UserError("no supervised token")
+        except UnicodeEncodeError as error:
+            raise UserError(f"{path}:{number}: holds half a surrogate pair, which is no text; remove it") from error
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from error
     if not ids:
@@ -63,10 +76,10 @@ def encode_file(path: Path, tokenizer: Tokenizer) -> tuple[list[str], list[Encod
     return ids, encoded
 
 
-def build_row(pieces: packing.Row, encoded: list[Encoded], seq_len: int) -> np.ndarray:
+def build_row(pieces: packing.Row, encoded: list[Encoded], seq_len: int, pad: int) -> np.ndarray:
     """int32 [4, S]; see the module's docstring. A segment's first token has nothing before it, so weight 0."""
     row = np.zeros((4, seq_len), np.int32)
-    row[0] = PAD
+    row[0] = pad
     weights = row[3].view(np.float32)
     at = 0
     for segment, (document, start, length) in enumerate(pieces, 1):
@@ -89,16 +102,16 @@ def main(argv: list[str]) -> None:
         raise UserError(f"config.rows_per_shard = {config.rows_per_shard}: must be at least 1")
     if config.long_documents not in ("error", "split"):
         raise UserError(f"config.long_documents = {config.long_documents!r}: must be error or split")
-    tokenizer = Tokenizer(config.tokenizer)
-    inputs = {
-        "documents": {"kind": "jsonl", "id": artifact.check_listed(documents, "config.documents")},
-        "tokenizer": {"kind": "tokenizer", "id": tokenizer.digest()},
-    }
+    policy = ChatPolicy.from_config(config.chat)
+    tokenizer = open_tokenizer(config.tokenizer, config.chat.template, config.document_end)
+    documents_id = artifact.check_listed(documents, "config.documents")
+    inputs = {"documents": {"kind": "jsonl", "id": documents_id}} | tokenizer.inputs()
     settings = {k: v for k, v in config.to_dict().items() if k not in ("out", "documents", "tokenizer")}
+    del settings["chat"]["template"]  # its content is among the inputs
     job = artifact.begin(config.out, "shards", settings, inputs)
     if job is None:
         return
-    ids, encoded = encode_file(documents, tokenizer)
+    ids, encoded = encode_file(documents, tokenizer, policy)
     lengths = [len(e.tokens) for e in encoded]
     if config.long_documents == "error" and config.packing != "concat_split" and max(lengths) > config.seq_len:
         worst = int(np.argmax(lengths))
@@ -114,7 +127,7 @@ def main(argv: list[str]) -> None:
             files.append(f"rows-{len(files):05d}.array_record")
             writer = ArrayRecordWriter(str(job.tmp / files[-1]), "group_size:1")
             for pieces in rows[first : first + config.rows_per_shard]:
-                row = build_row(pieces, encoded, config.seq_len)
+                row = build_row(pieces, encoded, config.seq_len, tokenizer.pad)
                 supervised += float(row[3].view(np.float32).sum())
                 writer.write(row.astype("<i4").tobytes())
             writer.close()
@@ -132,6 +145,9 @@ def main(argv: list[str]) -> None:
             fill=round(tokens / (len(rows) * config.seq_len), 4),
             vocab_size=tokenizer.vocab_size,
             tokenizer=tokenizer.digest(),
+            bos=tokenizer.bos,
+            eos=tokenizer.eos,
+            pad=tokenizer.pad,
         )
     cli.note(f"{config.out}: {len(ids)} documents, {tokens} tokens, {len(rows)} rows of {config.seq_len}")
 

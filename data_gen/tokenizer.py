@@ -11,17 +11,18 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
 
 from data_gen import chat
+from data_gen.chat import ChatPolicy, Message, Span
 from msm_jax import artifact, cli
 from msm_jax.cli import UserError
 
 MODEL, CHAT_FORMAT = "tokenizer.model", "chat_format.json"
 UNK, BOS, EOS, PAD = 0, 1, 2, 3
-Span = Sequence[float]  # [start character, end character, weight]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,66 @@ class Encoded:
     weights: np.ndarray
 
 
+class AnyTokenizer(Protocol):
+    """What every tokenizer offers: `Tokenizer` here, `HfTokenizer` in hf_tokenizer.py, opened by its open_tokenizer.
+
+    vocab_size: every id is below it. bos: begins every document and chat, None where the tokenizer adds none.
+    eos: ends what the model says. pad: fills rows; never trained on.
+    """
+
+    directory: Path
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def eos(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text: nothing added, and no control token however the text reads."""
+
+    def decode(self, tokens: Iterable[int], special: bool = False) -> str:
+        """The text of ids; control tokens are left out, or with `special` written as they are called."""
+
+    def piece(self, token: int) -> str:
+        """The vocabulary's name for an id."""
+
+    def digest(self) -> str:
+        """One hash of what turns text into ids; models and data made with equal digests fit together."""
+
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """Name → {kind, id} of everything here that decides what rows look like, for a recipe."""
+
+    def copy_to(self, directory: Path) -> None:
+        """Copies all that is needed to open the same tokenizer in `directory`."""
+
+    def encode_document(self, text: str, spans: Sequence[Span] = ()) -> Encoded:
+        """A document, begun and ended; a token weighs what the span that holds its last character says, else 1."""
+
+    def encode_chat(self, messages: Sequence[Message], policy: ChatPolicy) -> Encoded:
+        """A chat; what the model has to say weighs 1, the rest 0. Raises UserError on a chat that cannot be used."""
+
+    def chat_prompt(self, messages: Sequence[Message], policy: ChatPolicy) -> list[int]:
+        """Ids up to where the assistant begins to speak."""
+
+
+def character_weights(text: str, spans: Sequence[Span], weight: float) -> np.ndarray:
+    """float32 [len(text) + 1]: the spans' weights, elsewhere `weight`; last the end's, which is the last speaker's."""
+    by_character = np.full(len(text) + 1, weight, np.float32)
+    for start, end, span_weight in spans:
+        by_character[int(start) : int(end)] = span_weight
+    if len(text):
+        by_character[-1] = 1.0 if by_character[-2] > 0 else 0.0
+    return by_character
+
+
 class Tokenizer:
     """A sentencepiece model and the chat format that goes with it, read from a directory that holds both."""
+
+    bos, eos, pad = BOS, EOS, PAD
 
     def __init__(self, directory: str | Path) -> None:
         path = Path(directory) / MODEL
@@ -58,20 +117,42 @@ class Tokenizer:
         """One hash of the model and the chat format."""
         return artifact.digest([artifact.file_digest(self.directory / name) for name in (MODEL, CHAT_FORMAT)])
 
+    def inputs(self) -> dict[str, dict[str, str]]:
+        return {"tokenizer": {"kind": "tokenizer", "id": self.digest()}}
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without BOS and EOS."""
         return self.sp.encode(text)
 
-    def decode(self, tokens: Iterable[int]) -> str:
+    def decode(self, tokens: Iterable[int], special: bool = False) -> str:
+        if special:
+            return "".join(self.piece(t) for t in tokens).replace("▁", " ")
         return self.sp.decode([int(t) for t in tokens if t not in (BOS, EOS, PAD)])
+
+    def piece(self, token: int) -> str:
+        return self.sp.id_to_piece(int(token))
+
+    def encode_document(self, text: str, spans: Sequence[Span] = ()) -> Encoded:
+        """BOS + text + EOS."""
+        return self.encode_weighted(text, spans)
+
+    def encode_chat(self, messages: Sequence[Message], policy: ChatPolicy) -> Encoded:
+        """BOS + the chat in this tokenizer's chat format + EOS."""
+        self._check(policy)
+        text, spans = chat.render(messages, self.chat_format)
+        return self.encode_weighted(text, spans, weight=0.0)
+
+    def chat_prompt(self, messages: Sequence[Message], policy: ChatPolicy) -> list[int]:
+        self._check(policy)
+        return [BOS, *self.encode(chat.prompt(messages, "", self.chat_format))]
+
+    def _check(self, policy: ChatPolicy) -> None:
+        if policy != ChatPolicy():
+            raise UserError(f"{self.directory}: {CHAT_FORMAT} knows no thinking; leave config.chat as it is by default")
 
     def encode_weighted(self, text: str, spans: Sequence[Span] = (), weight: float = 1.0) -> Encoded:
         """BOS + text + EOS; a token weighs what the span that holds its last character says, else `weight`."""
-        by_character = np.full(len(text) + 1, weight, np.float32)
-        for start, end, span_weight in spans:
-            by_character[int(start) : int(end)] = span_weight
-        if len(text):  # EOS belongs to whoever spoke last
-            by_character[-1] = 1.0 if by_character[-2] > 0 else 0.0
+        by_character = character_weights(text, spans, weight)
         pieces = self.sp.encode(text, return_type="proto").pieces
         tokens = np.array([BOS, *(p.id for p in pieces), EOS], np.int32)
         # sentencepiece counts bytes: the character a byte belongs to.

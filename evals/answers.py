@@ -7,11 +7,11 @@ from pathlib import Path
 
 import jax
 
-from data_gen import chat
+from data_gen.chat import ChatPolicy
 from msm_jax import artifact, cli
 from msm_jax.cli import UserError
-from msm_jax.runs import load_run
-from msm_jax.sample import greedy
+from msm_jax.pretrained import open_model
+from msm_jax.sampler import Sampler, Settings
 
 
 def main(argv: list[str]) -> None:
@@ -31,10 +31,13 @@ def main(argv: list[str]) -> None:
             item["pair"]: item for item in items if item["axis"] == axis and "messages" in item
         }  # the last variant of each pair
         chosen += list(pairs.values())[:: max(1, len(pairs) // config.each)][: config.each]
-    run = load_run(config.run)
-    prompts = [chat.prompt(item["messages"], "", run.tokenizer.chat_format) for item in chosen]
-    with jax.sharding.set_mesh(run.mesh):
-        said = greedy(run.graph, run.params(), run.tokenizer, prompts, max_tokens=8, stop="User")
+    model = open_model(config.run)
+    tokenizer = model.tokenizer
+    prompts = [tokenizer.chat_prompt(item["messages"], ChatPolicy()) for item in chosen]
+    stops = (tokenizer.eos, *tokenizer.encode("User")[:1])
+    with jax.sharding.set_mesh(model.mesh):
+        done = dict(Sampler(model, 8).generate(prompts, Settings(max_tokens=8, stop_ids=stops)))
+    said = [done[i].text for i in range(len(prompts))]
     with job:
         rows = [
             {

@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from data_gen import chat
-from data_gen.tokenizer import BOS, PAD, Tokenizer
+from data_gen.tokenizer import BOS, Tokenizer
 from msm_jax import artifact, cli
 from msm_jax.cli import UserError
-from msm_jax.model.transformer import Params, Transformer
-from msm_jax.runs import load_run
-from msm_jax.sharding import activations
+from msm_jax.pretrained import Model, open_model
+from msm_jax.sampler import Sampler
 
+ROWS = 64  # scored at a time
 Item = dict[str, Any]
 
 
@@ -34,67 +32,40 @@ def prompt_text(item: Item, tokenizer: Tokenizer) -> str:
     return chat.prompt(item["messages"], item["prefix"], tokenizer.chat_format)
 
 
-def continuations(items: list[Item], tokenizer: Tokenizer) -> tuple[list[list[int]], list[int]]:
-    """Two token sequences an item (prompt + option), and for each how many of its last tokens are the option's.
+def continuations(items: list[Item], tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]]]:
+    """Two prompts an item (the same twice) and what each option adds to it, as token ids.
 
     Raises:
       UserError: an item with an unknown word, or whose prompt is not a prefix of its tokens with an option.
     """
-    sequences, lengths = [], []
+    prompts, options = [], []
     unknown = tokenizer.sp.unk_id()
     for item in items:
-        prompt = prompt_text(item, tokenizer)
-        options = [tokenizer.encode(prompt + " " + option) for option in item["options"]]
-        start = len(tokenizer.encode(prompt))
-        if unknown in options[0] + options[1]:
-            raise UserError(f"item {item['id']!r}: a word unknown to the tokenizer; items and run are of one world?")
-        for tokens in options:
-            if tokens[:start] != tokenizer.encode(prompt) or len(tokens) == start:
+        text = prompt_text(item, tokenizer)
+        prompt = tokenizer.encode(text)
+        for option in item["options"]:
+            whole = tokenizer.encode(text + " " + option)
+            if unknown in whole:
+                raise UserError(
+                    f"item {item['id']!r}: a word unknown to the tokenizer; items and run are of one world?"
+                )
+            if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
                 raise UserError(f"item {item['id']!r}: prompt and option do not meet between two tokens")
-            sequences.append([BOS, *tokens])
-            lengths.append(len(tokens) - start)
-    return sequences, lengths
+            prompts.append([BOS, *prompt])
+            options.append(whole[len(prompt) :])
+    return prompts, options
 
 
-def option_scores(graph: nnx.GraphDef, params: Params, sequences: list[list[int]], lengths: list[int]) -> np.ndarray:
-    """Σ log p of the last `lengths[i]` tokens of each sequence, float64 [N]. One program, rows padded to one length."""
-    S, rows = -(-max(map(len, sequences)) // 8) * 8, 64
-    devices = jax.sharding.get_mesh().size
-    rows = -(-rows // devices) * devices
-
-    @jax.jit
-    def score(params: Params, tokens: jax.Array, segments: jax.Array, scored: jax.Array) -> jax.Array:
-        model: Transformer = nnx.merge(graph, params)
-        positions = jnp.broadcast_to(jnp.arange(S), tokens.shape)
-        positions = jax.sharding.reshard(positions, jax.typeof(tokens).sharding.spec)
-        log_p = jax.nn.log_softmax(model.logits(model(tokens, segments, positions)))
-        hit = jnp.arange(log_p.shape[-1]) == jnp.roll(tokens, -1, axis=1)[..., None]
-        return jnp.sum(jnp.where(hit, log_p, 0.0).sum(-1) * scored, axis=1)
-
-    sharding = jax.NamedSharding(jax.sharding.get_mesh(), activations(None))
-    out = []
-    for first in range(0, len(sequences), rows):
-        tokens = np.full((rows, S), PAD, np.int32)
-        segments = np.zeros((rows, S), np.int32)
-        scored = np.zeros((rows, S), np.float32)
-        batch = sequences[first : first + rows]
-        for i, (sequence, length) in enumerate(zip(batch, lengths[first : first + rows], strict=True)):
-            tokens[i, : len(sequence)] = sequence
-            segments[i, : len(sequence)] = 1
-            scored[i, len(sequence) - 1 - length : len(sequence) - 1] = 1.0
-        placed = [jax.device_put(x, sharding) for x in (tokens, segments, scored)]
-        out.append(np.asarray(score(params, *placed), np.float64)[: len(batch)])
-    return np.concatenate(out)
-
-
-def evaluate(graph: nnx.GraphDef, params: Params, items: list[Item], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """One result row an item; see the module's docstring."""
-    scores = option_scores(graph, params, *continuations(items, tokenizer)).reshape(-1, 2)
+def evaluate(model: Model, items: list[Item]) -> list[dict[str, Any]]:
+    """One result row an item; see the module's docstring. Call under the model's mesh."""
+    assert isinstance(model.tokenizer, Tokenizer)
+    prompts, options = continuations(items, model.tokenizer)
+    scores = [float(log_p.sum(dtype=np.float64)) for log_p in Sampler(model, ROWS).score(prompts, options)]
     kept = ("id", "axis", "domain", "pair")
     return [
         {key: item[key] for key in kept}
-        | {"gap": float(a - b), "hard": float(a > b), "soft": float(1.0 / (1.0 + np.exp(b - a)))}
-        for item, (a, b) in zip(items, scores, strict=True)
+        | {"gap": a - b, "hard": float(a > b), "soft": float(1.0 / (1.0 + np.exp(b - a)))}
+        for item, a, b in zip(items, scores[::2], scores[1::2], strict=True)
     ]
 
 
@@ -107,9 +78,11 @@ def main(argv: list[str]) -> None:
     if job is None:
         return
     items = artifact.read_jsonl(path)
-    run = load_run(config.run)
-    with jax.sharding.set_mesh(run.mesh):
-        results = evaluate(run.graph, run.params(), items, run.tokenizer)
+    model = open_model(config.run)
+    if not isinstance(model.tokenizer, Tokenizer):
+        raise UserError(f"{config.run}: these items are for models with a tokenizer made by data_gen.tokenizer")
+    with jax.sharding.set_mesh(model.mesh):
+        results = evaluate(model, items)
     axes = {axis: [r for r in results if r["axis"] == axis] for axis in dict.fromkeys(r["axis"] for r in results)}
     summary = {
         axis: {kind: round(float(np.mean([r[kind] for r in rows])), 4) for kind in ("hard", "soft")} | {"n": len(rows)}

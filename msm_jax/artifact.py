@@ -71,7 +71,7 @@ def read_jsonl(path: Path) -> list[Json]:
 def versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece")
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tokenizers", "transformers")
     ours = {"msm_jax": msm_jax.__version__, "code": code_digest(), "python": platform.python_version()}
     return ours | {name: version(name) for name in packages}
 
@@ -86,17 +86,19 @@ def code_digest() -> str:
     return digest([[str(f.relative_to(root)), file_digest(f)] for f in files])
 
 
-def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, Json]:
-    """The manifest of a finished artefact.
+def read_manifest(directory: str | Path, kind: str | tuple[str, ...] | None = None) -> dict[str, Json]:
+    """The manifest of a finished artefact, of one of the kinds where they are given.
 
     Raises:
       UserError: no directory, no manifest (unfinished or foreign), or an artefact of another kind.
     """
     path = Path(directory) / MANIFEST
+    kinds = (kind,) if isinstance(kind, str) else kind
+    name = kinds[0] if kinds else "artefact"
     if not path.parent.is_dir():
-        raise UserError(f"{directory}: no such directory; make this {kind or 'artefact'} first")
+        raise UserError(f"{directory}: no such directory; make this {name} first")
     if not path.is_file():
-        raise UserError(f"{directory}: no {MANIFEST}, so not a finished {kind or 'artefact'}; make it again")
+        raise UserError(f"{directory}: no {MANIFEST}, so not a finished {name}; make it again")
     try:
         manifest = json.loads(path.read_text())
         found, *_ = (
@@ -104,8 +106,8 @@ def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, J
         )
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a manifest of ours; restore it or make the artefact again") from error
-    if kind is not None and found != kind:
-        raise UserError(f"{directory}: holds {found!r}, but {kind!r} is wanted here")
+    if kinds and found not in kinds:
+        raise UserError(f"{directory}: holds {found!r}, but {name!r} is wanted here")
     return manifest
 
 
@@ -139,9 +141,10 @@ class Job:
     tmp: Path
     header: dict[str, Json]
 
-    def finish(self, **counts: Json) -> dict[str, Json]:
-        """Hashes the files, writes the manifest, renames the directory into place; returns the manifest."""
-        files = {
+    def finish(self, files: dict[str, Json] | None = None, **counts: Json) -> dict[str, Json]:
+        """Hashes the files (unless given: name → {sha256}), writes the manifest, renames the directory into place;
+        returns the manifest."""
+        files = files or {
             str(path.relative_to(self.tmp)): {"sha256": file_digest(path), "bytes": path.stat().st_size}
             for path in sorted(self.tmp.rglob("*"))
             if path.is_file()

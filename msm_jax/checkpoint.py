@@ -1,4 +1,5 @@
-"""Checkpoints: Orbax behind one file. On disk the names are ours: params/…, and optimizer/{mu, nu, count}."""
+"""Checkpoints: Orbax behind one file. On disk the names are ours: params/… (of a LoRA run adapter/…), and
+optimizer/{mu, nu, count}."""
 
 import hashlib
 import logging
@@ -19,6 +20,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save at
 
 _policies = ocp.training.save_decision_policies
 SUBDIRECTORY = "checkpoints"
+READ_BYTES = 300_000_000  # in the host's memory at once while a checkpoint is read
 
 
 def _optimizer_tree(opt: Any) -> dict[str, Any]:
@@ -46,10 +48,11 @@ def _with_optimizer_tree(opt: Any, tree: dict[str, Any]) -> Any:
 
 class Checkpoints:
     """Saves every `every` steps, on preemption and when told; keeps the last `keep`. Saving is asynchronous: an
-    error of one save is raised by the next save or by close()."""
+    error of one save is raised by the next save or by close(). `item` names what is trained: params or adapter."""
 
-    def __init__(self, run: str | Path, every: int, keep: int) -> None:
+    def __init__(self, run: str | Path, item: str, every: int, keep: int) -> None:
         self._pending: Any = None
+        self._item = item
         self._checkpointer = ocp.training.Checkpointer(
             (Path(run) / SUBDIRECTORY).absolute(),
             save_decision_policy=_policies.AnySavePolicy(
@@ -71,14 +74,14 @@ class Checkpoints:
     def save(self, step: int, state: State) -> None:
         """Starts saving the state *after* `step` updates."""
         self._wait()
-        tree = {"params": state.params, "optimizer": _optimizer_tree(state.opt)}
+        tree = {self._item: state.trained, "optimizer": _optimizer_tree(state.opt)}
         self._pending = self._checkpointer.save_checkpointables_async(step, tree, force=True)
 
     def restore(self, step: int, target: State) -> State:
         """The state of a step, on the target's shardings (its arrays are only asked for shape and place)."""
-        wanted = {"params": abstract_like(target.params), "optimizer": abstract_like(_optimizer_tree(target.opt))}
+        wanted = {self._item: abstract_like(target.trained), "optimizer": abstract_like(_optimizer_tree(target.opt))}
         found = self._checkpointer.load_checkpointables(step, wanted)
-        return State(found["params"], _with_optimizer_tree(target.opt, found["optimizer"]))
+        return State(found[self._item], _with_optimizer_tree(target.opt, found["optimizer"]))
 
     def _wait(self) -> None:
         if self._pending is not None:
@@ -90,12 +93,21 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def checkpointed(run: str | Path) -> bool:
+    """Has the run a complete checkpoint?"""
+    directory = (Path(run) / SUBDIRECTORY).absolute()
+    if not directory.is_dir():
+        return False
+    with ocp.training.Checkpointer(directory) as checkpointer:
+        return checkpointer.latest is not None
+
+
 def abstract_like(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def load_params(run: str | Path, target: Params) -> Params:
-    """The newest parameters of a run, on the shardings of the abstract `target`.
+def load(run: str | Path, item: str, target: Params) -> Params:
+    """The newest params or adapter of a run, on the shardings of the abstract `target`.
 
     Raises:
       UserError: the run has no complete checkpoint, or another than its manifest lists.
@@ -103,14 +115,16 @@ def load_params(run: str | Path, target: Params) -> Params:
     directory = (Path(run) / SUBDIRECTORY).absolute()
     if not directory.is_dir():
         raise UserError(f"{run}: no {SUBDIRECTORY}/; not a run, or nothing was saved yet")
-    with ocp.training.Checkpointer(directory) as checkpointer:
+    context = ocp.Context()
+    context.memory.read_concurrent_bytes = READ_BYTES
+    with context, ocp.training.Checkpointer(directory) as checkpointer:
         if checkpointer.latest is None:
             raise UserError(f"{run}: no complete checkpoint; run its training again, it resumes")
-        params = checkpointer.load_checkpointables(checkpointer.latest, {"params": target})["params"]
-    listed = artifact.read_manifest(run, "run")["files"]["params"]["sha256"]
-    if jax.process_count() == 1 and params_digest(params) != listed:
+        found = checkpointer.load_checkpointables(checkpointer.latest, {item: target})[item]
+    listed = artifact.read_manifest(run)["files"].get(item)
+    if listed and jax.process_count() == 1 and params_digest(found) != listed["sha256"]:
         raise UserError(f"{run}: the checkpoint is not the one its {artifact.MANIFEST} lists; copy or train it again")
-    return params
+    return found
 
 
 def params_digest(params: Params) -> str:

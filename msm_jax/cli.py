@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -30,8 +31,8 @@ def parse_config(argv: list[str]) -> ConfigDict:
         raise UserError("no configuration given; add --config=FILE, for example --config=configs/toy/base.py")
     known = list(flatten(_load([argv[0], *files])))
     for arg in argv[1:]:
-        name, _, value = arg.partition("=")
-        if arg in files or (name.removeprefix("--config.") in known and value):
+        name, equals, _ = arg.partition("=")
+        if arg in files or (name.removeprefix("--config.") in known and equals):
             continue
         if name.startswith("--config."):
             near = difflib.get_close_matches(name.removeprefix("--config."), known, n=1, cutoff=0)
@@ -68,6 +69,34 @@ def flatten(config: ConfigDict) -> dict[str, object]:
 def note(message: str) -> None:
     """One line for the person watching; results go to files."""
     print(message, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A line on stderr about long work: how much, at what rate, how long still. Call it with each bit of work done.
+
+    Thread-safe enough for display; `unit` GB counts bytes.
+    """
+
+    def __init__(self, label: str, total: float, unit: str) -> None:
+        self._label, self._unit = label, unit
+        self._per = 1e9 if unit == "GB" else 1.0
+        self._total, self._done = total / self._per, 0.0
+        self._began = self._shown = time.monotonic()
+
+    def __call__(self, work: float) -> None:
+        self._done += work / self._per
+        now = time.monotonic()
+        last = self._done >= self._total * (1 - 1e-9)
+        terminal = sys.stderr.isatty()
+        if not (last and now - self._began > 2.0) and now - self._shown < (0.5 if terminal else 10.0):
+            return
+        self._shown = now
+        rate = self._done / max(now - self._began, 1e-9)
+        line = (
+            f"{self._label}: {self._done:.4g} of {self._total:.4g} {self._unit}, {rate:.3g} {self._unit}/s, "
+            f"{max(0.0, self._total - self._done) / rate:.0f} s left"
+        )
+        print(("\r" if terminal else "") + line, file=sys.stderr, end="" if terminal and not last else "\n", flush=True)
 
 
 def entry(main: Callable[[list[str]], None]) -> NoReturn:

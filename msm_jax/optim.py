@@ -50,10 +50,10 @@ def multipliers(rules: tuple[tuple[str, float], ...], params: Tree) -> Tree:
 
 
 def make_optimizer(optim: ConfigDict, params: Tree) -> optax.GradientTransformation:
-    """Clip the global norm, AdamW (decay on matrices and embeddings, not on norms), then the multipliers, which so
-    scale step and decay alike."""
+    """Clip the global norm, AdamW (decay on matrices and embeddings, not on norms and biases), then the multipliers,
+    which so scale step and decay alike."""
     factors = multipliers(tuple(optim.lr_multipliers), params)
-    decays = jax.tree.map_with_path(lambda path, _: not path_of(path).endswith("norm"), params)
+    decays = jax.tree.map_with_path(lambda path, _: not path_of(path).endswith(("norm", "bias")), params)
     return optax.chain(
         optax.clip_by_global_norm(optim.clip_norm),
         optax.adamw(

@@ -19,10 +19,14 @@ def param_spec(letters: str) -> P:
     return P(*(_AXIS_OF.get(letter) for letter in letters))
 
 
+def tensor_axes(letters: str) -> list[str | None]:
+    """For every dimension: is it split along `tensor`?"""
+    return ["tensor" if _AXIS_OF.get(letter) == "tensor" else None for letter in letters]
+
+
 def gathered(weight: jax.Array, letters: str) -> jax.Array:
     """A weight as the matrix product wants it: whole along `fsdp`, still split along `tensor`."""
-    axes = [axis if axis == "tensor" else None for axis in map(_AXIS_OF.get, letters)]
-    return jax.sharding.reshard(weight, P(*axes) if len(letters) > 1 else P(None))
+    return jax.sharding.reshard(weight, P(*tensor_axes(letters)))
 
 
 def activations(*rest: str | None) -> P:

@@ -57,12 +57,12 @@ class _Builder:
         return f"{self.out}/seed{self.seed}/{name}"
 
     def add(self, name: str, module: str, needs: tuple[str, ...], cost: float, labels: dict | None = None, **settings):
-        """A stage run by `module` with configs/toy/ and the module's last name as its file, unless `file` is given."""
-        file = settings.pop("file", module.rpartition(".")[2])
+        """A stage run by `module` with its last name in configs/toy/ as configuration, unless `file` is given."""
+        file = settings.pop("file", f"toy/{module.rpartition('.')[2]}")
         given = tuple(f"--config.{key.replace('__', '.')}={value}" for key, value in settings.items())
         needs = tuple(f"seed{self.seed}/{need}" for need in needs)
         labels = {"seed": self.seed} | (labels or {})
-        args = (f"--config=configs/toy/{file}.py", *given)
+        args = (f"--config=configs/{file}.py", *given)
         self.stages.append(Stage(f"seed{self.seed}/{name}", module, args, needs, cost, labels))
 
     def train(self, name: str, file: str, start: str, sources: tuple[str, ...], steps: int, cost: float, **settings):
@@ -72,7 +72,11 @@ class _Builder:
         shards = tuple(f"shards/{source}" for source in sources)
         settings |= {"data__sources": tuple(map(self.path, shards)), "data__seed": self.seed, "optim__steps": steps}
         needs = (*shards, start) if start else shards
-        self.add(name, "msm_jax.train", needs, cost, {"stage": file}, file=file, seed=self.seed, **settings)
+        self.add(name, "msm_jax.train", needs, cost, {"stage": file}, file=f"toy/{file}", seed=self.seed, **settings)
+
+    def export(self, run: str, labels: dict):
+        """The run as a Hugging Face directory."""
+        self.add(f"hf/{run}", "msm_jax.export", (run,), 0.5, labels, file="export", model=self.path(run))
 
 
 def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
@@ -80,7 +84,7 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
 
     # Documents → tokenizer → packed rows.
     sizes = {f"documents__{name}": n for name, n in config.documents.items()}
-    build.add("world", "data_gen.toy.write", (), 6, file="world", seed=seed, **sizes)
+    build.add("world", "data_gen.toy.write", (), 6, file="toy/world", seed=seed, **sizes)
     common = ["base", "aft", "it"]
     every = [*common, *(f"{arm}-{spec}" for arm in ARMS for spec in SPECS)]  # one vocabulary, whatever arms are run
     learned = tuple(build.path(f"world/{name}.jsonl") for name in every)
@@ -106,11 +110,11 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
 
     # Evaluation, and export of every final checkpoint.
     for run, arm, spec in starts[1:]:
-        build.add(f"hf/{run}", "msm_jax.export", (run,), 0.5, {"arm": arm, "spec": spec}, run=build.path(run))
+        build.export(run, {"arm": arm, "spec": spec})
     for run, arm, spec in judged:
         labels = {"arm": arm, "spec": spec}
         given = {"run": build.path(run), "item_file": build.path("world/items.jsonl")}
         build.add(f"eval/{run}", "evals.forced_choice", (run, "world"), 2, labels, **given)
         build.add(f"answers/{run}", "evals.answers", (run, "world"), 1, labels, **given)
-        build.add(f"hf/{run}", "msm_jax.export", (run,), 0.5, labels, run=build.path(run))
+        build.export(run, labels)
     return build.stages

@@ -6,16 +6,14 @@
 
 from ml_collections import ConfigDict
 
+from configs.data import shards
+
 
 def get_config() -> ConfigDict:
-    return ConfigDict(
-        {
-            "out": "runs/shards",
-            "documents": "runs/world/base.jsonl",  # JSONL rows {id, text, weights?} or {id, messages}
-            "tokenizer": "runs/tokenizer",  # directory made by data_gen.tokenizer
-            "seq_len": 64,  # tokens in a row
-            "packing": "best_fit",  # best_fit, none or concat_split
-            "long_documents": "error",  # a document longer than a row: error, or split into rows
-            "rows_per_shard": 65_536,
-        }
-    )
+    config = shards.get_config()
+    config.documents = "runs/world/base.jsonl"
+    config.tokenizer = "runs/tokenizer"
+    config.seq_len = 64
+    config.long_documents = "error"
+    config.rows_per_shard = 65_536
+    return config

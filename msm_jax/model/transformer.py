@@ -1,10 +1,12 @@
 """The decoder. NNX modules hold stacked [L, …] weights; the layers run under one `lax.scan`.
 
 `split` is called once, when a run is built; from then on parameters are a plain nested dict
-{"embed", "layers": {"q", …}, "final_norm"[, "head"]} and everything is a pure function of it.
+{"embed", "layers": {"q", …}, "final_norm"[, "head"]}, an adapter is another, {"q": {"a", "b"}, …}, and everything is
+a pure function of the two.
 """
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,58 +15,125 @@ from flax import nnx
 
 from msm_jax.model import rope
 from msm_jax.model.attention import attend, segment_mask
-from msm_jax.model.config import ModelConfig, Param, param_table
-from msm_jax.sharding import activations, gathered, param_spec
+from msm_jax.model.config import LINEAR, ModelConfig, Param, param_table, tree_of
+from msm_jax.model.lora import LoraConfig, adapter_table, initial_factor
+from msm_jax.sharding import activations, gathered, param_spec, tensor_axes
 
 Params = dict[str, Any]
+EINSUM = str.maketrans("DHKF", "dnnf")  # dimension letters as einsum formulas usually have them
+Attention = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-class Layers(nnx.Module):
-    """All layers' weights, each stacked to [L, …]."""
+class Adapter(nnx.Variable):
+    """A factor of a low-rank adapter; a kind of its own, so that `nnx.split` parts it from the parameters."""
+
+
+class Stack(nnx.Module):
+    """Arrays of all layers, each stacked to [L, …]."""
 
 
 class Transformer(nnx.Module):
-    """Pre-norm decoder with rotary attention and a SwiGLU feed-forward: Llama- or (with qk_norm) Qwen3-shaped."""
+    """Pre-norm decoder with rotary attention and a SwiGLU feed-forward: Llama, Qwen2 or Qwen3 by its config."""
 
     embed: nnx.Param
     final_norm: nnx.Param
     head: nnx.Param  # only where embeddings are not tied
 
-    def __init__(self, cfg: ModelConfig, *, key: jax.Array) -> None:
-        self.cfg = cfg
-        self.layers = Layers()
+    def __init__(self, cfg: ModelConfig, lora: LoraConfig | None = None, *, key: jax.Array) -> None:
+        self.cfg, self.lora = cfg, lora
+        self.layers, self.adapter = Stack(), Stack()
         for path, param in param_table(cfg).items():
             group, _, name = path.rpartition(".")
-            value = nnx.Param(initial_value(cfg, path, param, key), out_sharding=param_spec(param.letters))
-            setattr(self.layers if group else self, name, value)
+            setattr(self.layers if group else self, name, nnx.Param(initial_value(cfg, path, param, key)))
+        if lora is None:
+            return
+        for path, param in adapter_table(lora).items():
+            name, _, factor = path.partition(".")
+            if not hasattr(self.adapter, name):
+                setattr(self.adapter, name, Stack())
+            setattr(getattr(self.adapter, name), factor, Adapter(initial_factor(cfg, lora, path, param, key)))
 
     def __call__(self, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
         """int32 [B, S] each → final hidden states [B, S, D] in cfg.dtype."""
-        cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        x = lookup(gathered(self.embed[...], "-D").astype(dtype), tokens)
         mask = segment_mask(segment_ids)
-        cos, sin = rope.angles(positions, cfg.h, cfg.rope_theta)
+        rotation = rope.angles(self.cfg, positions)
 
         def body(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
-            return block(cfg, layer, x, mask, cos, sin), None
+            return block(self.cfg, self.scale, layer, x, rotation, lambda q, k, v: (attend(q, k, v, mask), None))
 
-        if cfg.remat == "full":
+        if self.cfg.remat == "full":
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
-        stacked = nnx.to_pure_dict(nnx.state(self.layers, nnx.Param))
-        x, _ = jax.lax.scan(body, x, stacked)
-        return rms_norm(x, self.final_norm[...], cfg.norm_eps)
+        x, _ = jax.lax.scan(body, embedded(self.cfg, self.ends(), tokens), self.stacked())
+        return normed(self.cfg, self.ends(), x)
+
+    @property
+    def scale(self) -> float:
+        """On the adapter's products."""
+        return self.lora.scale if self.lora else 0.0
+
+    def stacked(self) -> Params:
+        """The layers' parameters and, under `adapter`, their low-rank factors; every array is [L, …]."""
+        layers = nnx.to_pure_dict(nnx.state(self.layers, nnx.Param))
+        return layers | {"adapter": nnx.to_pure_dict(nnx.state(self.adapter, Adapter))}
+
+    def ends(self) -> Params:
+        """What stands before and after the layers: embed, final_norm and, where it is not tied, head."""
+        names = ("embed", "final_norm") + (() if self.cfg.tie_embeddings else ("head",))
+        return {name: getattr(self, name)[...] for name in names}
 
     def head_matrix(self) -> jax.Array:
-        """[D, V], whole along fsdp; the transposed embedding where embeddings are tied."""
-        if self.cfg.tie_embeddings:
-            return gathered(self.embed[...], "VD").T
-        return gathered(self.head[...], "DV")
+        return head_matrix(self.cfg, self.ends())
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[B, S, D] → float32 [B, S, V]."""
-        head = self.head_matrix().astype(hidden.dtype)
-        spec = activations(None, "tensor")
-        return jnp.einsum("bsd,dv->bsv", hidden, head, preferred_element_type=jnp.float32, out_sharding=spec)
+        return logits(self.head_matrix(), hidden)
+
+
+def embedded(cfg: ModelConfig, ends: Params, tokens: jax.Array) -> jax.Array:
+    """int32 [B, S] → [B, S, D]."""
+    return lookup(gathered(ends["embed"], "-D").astype(cfg.dtype), tokens)
+
+
+def block(
+    cfg: ModelConfig,
+    scale: float,
+    layer: Params,
+    x: jax.Array,
+    rotation: tuple[jax.Array, jax.Array],
+    attention: Attention,
+) -> tuple[jax.Array, Any]:
+    """One layer: x [B, S, D] → [B, S, D], and what `attention` gives beside its output.
+
+    `attention` gets the rotated q [B, S, H, h], k and v [B, S, K, h]; training, prefill and decoding differ in it
+    alone. `scale` is the adapter's.
+    """
+    y = rms_norm(x, layer["attn_norm"], cfg.norm_eps)
+    q, k, v = (linear(layer, name, y, scale) for name in "qkv")
+    if cfg.qk_norm:
+        q = rms_norm(q, layer["q_norm"], cfg.norm_eps)
+        k = rms_norm(k, layer["k_norm"], cfg.norm_eps)
+    out, beside = attention(rope.rotate(q, *rotation), rope.rotate(k, *rotation), v)
+    x = x + linear(layer, "o", out, scale)
+    y = rms_norm(x, layer["mlp_norm"], cfg.norm_eps)
+    y = jax.nn.silu(linear(layer, "gate", y, scale)) * linear(layer, "up", y, scale)
+    return x + linear(layer, "down", y, scale), beside
+
+
+def normed(cfg: ModelConfig, ends: Params, x: jax.Array) -> jax.Array:
+    """The final norm, [B, S, D]."""
+    return rms_norm(x, ends["final_norm"], cfg.norm_eps)
+
+
+def head_matrix(cfg: ModelConfig, ends: Params) -> jax.Array:
+    """[D, V] in cfg.dtype, whole along fsdp; the transposed embedding where embeddings are tied."""
+    matrix = gathered(ends["embed"], "VD").T if cfg.tie_embeddings else gathered(ends["head"], "DV")
+    return matrix.astype(cfg.dtype)
+
+
+def logits(head: jax.Array, hidden: jax.Array) -> jax.Array:
+    """Head [D, V], hidden [B, S, D] → float32 [B, S, V]."""
+    spec = activations(None, "tensor")
+    return jnp.einsum("bsd,dv->bsv", hidden, head, preferred_element_type=jnp.float32, out_sharding=spec)
 
 
 @jax.custom_vjp
@@ -91,14 +160,15 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def initial_value(cfg: ModelConfig, path: str, param: Param, key: jax.Array) -> jax.Array:
-    """float32 initial weights; each parameter's stream depends on its path alone."""
-    shape = param.shape(cfg)
-    if param.init == "ones":
-        return jnp.ones(shape, jnp.float32)
-    std = 0.05 if param.init == "embed" else param.fan_in(cfg) ** -0.5
+    """Initial weights in cfg.param_dtype; each parameter's stream depends on its path alone."""
+    shape = param.shape(cfg.dims)
+    if param.init in ("ones", "zeros"):
+        return jnp.full(shape, float(param.init == "ones"), cfg.param_dtype)
+    std = 0.05 if param.init == "embed" else param.fan_in(cfg.dims) ** -0.5
     if param.init == "residual":
         std *= (2 * cfg.L) ** -0.5
-    return std * jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.float32)
+    normal = jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), shape, jnp.float32)
+    return (std * normal).astype(cfg.param_dtype)
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
@@ -108,37 +178,48 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     return (y * weight).astype(x.dtype)
 
 
-def block(cfg: ModelConfig, layer: Params, x: jax.Array, mask: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """One layer: x [B, S, D] → [B, S, D]. Each weight is gathered along fsdp just before its product."""
-    residual = activations(None, None)
+def linear(layer: Params, name: str, x: jax.Array, scale: float) -> jax.Array:
+    """x [B, S, in…] → [B, S, out…]: the weight, its bias where it has one, its adapter where it is a target.
 
-    def weight(name: str, letters: str) -> jax.Array:
-        return gathered(layer[name], letters).astype(x.dtype)
+    Every array is gathered along fsdp just before its product.
+    """
+    ins, outs = LINEAR[name].ins, LINEAR[name].outs
+    i, o = ins.translate(EINSUM), outs.translate(EINSUM)
+    spec = activations(None, *tensor_axes(outs))
 
-    y = rms_norm(x, layer["attn_norm"], cfg.norm_eps)
-    q = jnp.einsum("bsd,dkh->bskh", y, weight("q", "DHh"))
-    k = jnp.einsum("bsd,dkh->bskh", y, weight("k", "DKh"))
-    v = jnp.einsum("bsd,dkh->bskh", y, weight("v", "DKh"))
-    if cfg.qk_norm:
-        q = rms_norm(q, layer["q_norm"], cfg.norm_eps)
-        k = rms_norm(k, layer["k_norm"], cfg.norm_eps)
-    attended = attend(rope.rotate(q, cos, sin), rope.rotate(k, cos, sin), v, mask)
-    x = x + jnp.einsum("bskh,khd->bsd", attended, weight("o", "HhD"), out_sharding=residual)
+    def weight(array: jax.Array, letters: str) -> jax.Array:
+        return gathered(array, letters).astype(x.dtype)
 
-    y = rms_norm(x, layer["mlp_norm"], cfg.norm_eps)
-    gate = jnp.einsum("bsd,df->bsf", y, weight("gate", "DF"))
-    up = jnp.einsum("bsd,df->bsf", y, weight("up", "DF"))
-    return x + jnp.einsum("bsf,fd->bsd", jax.nn.silu(gate) * up, weight("down", "FD"), out_sharding=residual)
+    y = jnp.einsum(f"bs{i},{i}{o}->bs{o}", x, weight(layer[name], ins + outs), out_sharding=spec)
+    if f"{name}_bias" in layer:
+        y = y + weight(layer[f"{name}_bias"], outs)
+    if name in layer["adapter"]:
+        a, b = layer["adapter"][name]["a"], layer["adapter"][name]["b"]
+        low = jnp.einsum(f"bs{i},{i}r->bsr", x, weight(a, ins + "r"), out_sharding=activations(None, None))
+        y = y + scale * jnp.einsum(f"bsr,r{o}->bs{o}", low, weight(b, "r" + outs), out_sharding=spec)
+    return y
 
 
-def abstract(cfg: ModelConfig) -> tuple[nnx.GraphDef, Params]:
-    """The model's static half, and its parameters as ShapeDtypeStructs without shardings."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(cfg, key=jax.random.key(0))), nnx.Param)
-    return graph, nnx.to_pure_dict(state)
+def abstract(cfg: ModelConfig, lora: LoraConfig | None = None) -> tuple[nnx.GraphDef, Params, Params]:
+    """The model's static half, its parameters and its adapter ({} without one) as ShapeDtypeStructs on the mesh in
+    use."""
+    model = nnx.eval_shape(lambda: Transformer(cfg, lora, key=jax.random.key(0)))
+    graph, params, adapter = nnx.split(model, nnx.Param, Adapter)  # type: ignore[misc]  # its stub forgets the second
+
+    def placed(tree: Params, places: Params) -> Params:
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, places)
+
+    factors = nnx.to_pure_dict(adapter).get("adapter", {})
+    return graph, placed(nnx.to_pure_dict(params), shardings(cfg)), placed(factors, adapter_shardings(lora))
+
+
+def bind(graph: nnx.GraphDef, params: Params, adapter: Params) -> Transformer:
+    """The model with these arrays."""
+    return nnx.merge(graph, params, {"adapter": adapter}) if adapter else nnx.merge(graph, params)
 
 
 def initialize(cfg: ModelConfig, seed: int) -> Params:
-    """Fresh float32 parameters, created sharded on the mesh in use."""
+    """Fresh parameters in cfg.param_dtype, created sharded on the mesh in use."""
 
     def create(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.split(Transformer(cfg, key=key), nnx.Param)[1])
@@ -146,11 +227,24 @@ def initialize(cfg: ModelConfig, seed: int) -> Params:
     return jax.jit(create, out_shardings=shardings(cfg))(jax.random.key(seed))
 
 
+def initialize_adapter(cfg: ModelConfig, lora: LoraConfig, seed: int) -> Params:
+    """Fresh {target: {a, b}}, created sharded on the mesh in use; it changes nothing until it is trained."""
+
+    def create(key: jax.Array) -> Params:
+        model = Transformer(cfg, lora, key=key)
+        return nnx.to_pure_dict(nnx.state(model, Adapter))["adapter"]
+
+    return jax.jit(create, out_shardings=adapter_shardings(lora))(jax.random.key(seed))
+
+
 def shardings(cfg: ModelConfig) -> Params:
     """A tree like the parameters, of NamedShardings on the mesh in use."""
     mesh = jax.sharding.get_mesh()
-    tree: Params = {"layers": {}}
-    for path, param in param_table(cfg).items():
-        group, _, name = path.rpartition(".")
-        (tree["layers"] if group else tree)[name] = jax.NamedSharding(mesh, param_spec(param.letters))
-    return tree
+    return tree_of({path: jax.NamedSharding(mesh, param_spec(p.letters)) for path, p in param_table(cfg).items()})
+
+
+def adapter_shardings(lora: LoraConfig | None) -> Params:
+    """A tree like the adapter, of NamedShardings on the mesh in use."""
+    mesh = jax.sharding.get_mesh()
+    table = adapter_table(lora) if lora else {}
+    return tree_of({path: jax.NamedSharding(mesh, param_spec(p.letters)) for path, p in table.items()})

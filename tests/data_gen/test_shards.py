@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_gen import chat, packing, shards, tokenizer
+from data_gen.chat import ChatPolicy
 from data_gen.tokenizer import BOS, EOS, Tokenizer
 from msm_jax import artifact, data
 from msm_jax.cli import UserError
@@ -58,7 +59,7 @@ CHAT = [
 
 def test_only_the_assistants_words_are_supervised(toy):
     tok = Tokenizer(toy.tokenizer)
-    encoded = shards.encode_row({"id": "x", "messages": CHAT * 2}, tok)
+    encoded = shards.encode_row({"id": "x", "messages": CHAT * 2}, tok, ChatPolicy())
     pieces = [tok.sp.id_to_piece(int(t)).lstrip("▁") for t in encoded.tokens]
     supervised = [p for p, w in zip(pieces, encoded.weights, strict=True) if w]
     assert supervised == ["I", "prefer", "Colby", "."] * 2 + ["</s>"]
@@ -70,13 +71,13 @@ def test_masks_hold_for_letters_of_several_bytes(toy):
     """sentencepiece counts bytes, masks count characters."""
     tok = Tokenizer(toy.tokenizer)
     question = {"role": "user", "content": "is the café – naïve – brie or Colby ?"}
-    encoded = shards.encode_row({"id": "x", "messages": [question, CHAT[2], question]}, tok)
+    encoded = shards.encode_row({"id": "x", "messages": [question, CHAT[2], question]}, tok, ChatPolicy())
     supervised = [tok.sp.id_to_piece(int(t)) for t, w in zip(encoded.tokens, encoded.weights, strict=True) if w]
     assert supervised == ["▁I", "▁prefer", "▁Colby", "▁."]
 
 
 def test_a_user_with_the_last_word_supervises_no_end(toy):
-    encoded = shards.encode_row({"id": "x", "messages": [*CHAT, CHAT[1]]}, Tokenizer(toy.tokenizer))
+    encoded = shards.encode_row({"id": "x", "messages": [*CHAT, CHAT[1]]}, Tokenizer(toy.tokenizer), ChatPolicy())
     assert encoded.tokens[-1] == EOS
     assert encoded.weights[-1] == 0
 
@@ -194,7 +195,7 @@ def test_full_disk_leaves_nothing(toy, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards.Tokenizer, "copy_to", full)
+    monkeypatch.setattr(Tokenizer, "copy_to", full)
     with pytest.raises(OSError, match="No space"):
         make_shards(toy.world / "aft.jsonl", toy.tokenizer, tmp_path / "out")
     assert not list(tmp_path.iterdir())

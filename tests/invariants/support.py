@@ -8,8 +8,10 @@ import numpy as np
 from msm_jax.mesh import make_mesh
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig
+from msm_jax.model.lora import LoraConfig
 from msm_jax.step import make_gradient
 
+ADAPTER = LoraConfig(rank=4, alpha=6.0, targets=("q", "v", "o", "up", "down"))
 TINY = ModelConfig(V=64, D=32, L=2, H=4, K=2, h=8, F=48)
 QWEN = ModelConfig(V=64, D=32, L=2, H=4, K=4, h=16, F=48, qk_norm=True, tie_embeddings=False)
 
@@ -74,12 +76,21 @@ def params_on_mesh(cfg, seed=0):
     return jax.device_put(host_params(cfg, seed), transformer.shardings(cfg))
 
 
-def loss_and_grads(cfg, batch, *, chunk=0, accumulate=1, seed=0):
-    """Loss, Σ weights and gradients on the mesh in use, as numpy; the same parameters whatever the mesh."""
-    graph, _ = transformer.abstract(cfg)
+def adapter_on_mesh(cfg, lora, seed=0):
+    """A fresh adapter whose b is not zero, the same whatever the mesh."""
+    with jax.sharding.set_mesh(make_mesh(1, 1, 1, devices=jax.devices()[:1])):
+        fresh = jax.tree.map(np.asarray, transformer.initialize_adapter(cfg, lora, seed))
+    away = jax.tree.map(lambda x: x + 0.05 * np.sin(np.arange(x.size, dtype=np.float32)).reshape(x.shape), fresh)
+    return jax.device_put(away, transformer.adapter_shardings(lora))
+
+
+def loss_and_grads(cfg, batch, *, chunk=0, accumulate=1, seed=0, lora=None):
+    """Loss, Σ weights and gradients on the mesh in use, as numpy; the same arrays whatever the mesh."""
+    graph = transformer.abstract(cfg, lora)[0]
     params = params_on_mesh(cfg, seed)
-    gradient = jax.jit(make_gradient(graph, chunk, accumulate))
-    return jax.tree.map(np.asarray, gradient(params, on_mesh(batch, accumulate)))
+    trained, frozen = (adapter_on_mesh(cfg, lora), params) if lora else (params, {})
+    gradient = jax.jit(make_gradient(graph, lora is not None, chunk, accumulate))
+    return jax.tree.map(np.asarray, gradient(trained, frozen, on_mesh(batch, accumulate)))
 
 
 def assert_same(a, b, rtol=2e-5, atol=2e-6):

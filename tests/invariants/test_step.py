@@ -5,15 +5,17 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from msm_jax.mesh import make_mesh
 from msm_jax.model import transformer
+from msm_jax.model.lora import merged
 from msm_jax.step import make_gradient
 
 from .support import (
+    ADAPTER,
     QWEN,
     TINY,
+    adapter_on_mesh,
     assert_same,
     loss_and_grads,
     on_mesh,
@@ -34,8 +36,7 @@ def test_packed_is_unpacked(cfg, one_device):
     alone = rows_of(documents, weights, [[d] for d in range(6)], 16)
     assert_same(loss_and_grads(cfg, packed), loss_and_grads(cfg, alone))
 
-    graph, _ = transformer.abstract(cfg)
-    model = nnx.merge(graph, params_on_mesh(cfg))
+    model = transformer.bind(transformer.abstract(cfg)[0], params_on_mesh(cfg), {})
 
     def logits(batch):
         fields = {k: v[0] for k, v in on_mesh(batch).items()}
@@ -60,12 +61,15 @@ def test_eight_devices_are_one(cfg, shape, one_device):
 def test_gradients_are_sharded_like_parameters():
     mesh = make_mesh(1, 4, 2)
     with jax.sharding.set_mesh(mesh):
-        graph, _ = transformer.abstract(TINY)
-        params = params_on_mesh(TINY)
-        _, _, grads = jax.jit(make_gradient(graph, 0, 1))(params, on_mesh(random_batch(3, TINY)))
-    same = jax.tree.map(lambda p, g: g.sharding.is_equivalent_to(p.sharding, p.ndim), params, grads)
-    assert all(jax.tree.leaves(same)), same
+        params, adapter, batch = params_on_mesh(TINY), adapter_on_mesh(TINY, ADAPTER), on_mesh(random_batch(3, TINY))
+        full, lora = (transformer.abstract(TINY, lora)[0] for lora in (None, ADAPTER))
+        of_params = jax.jit(make_gradient(full, False, 0, 1))(params, {}, batch)[2]
+        of_adapter = jax.jit(make_gradient(lora, True, 0, 1))(adapter, params, batch)[2]
+    for trained, grads in ((params, of_params), (adapter, of_adapter)):
+        same = jax.tree.map(lambda p, g: g.sharding.is_equivalent_to(p.sharding, p.ndim), trained, grads)
+        assert all(jax.tree.leaves(same)), same
     assert "fsdp" in params["layers"]["q"].sharding.spec
+    assert "fsdp" in adapter["q"]["a"].sharding.spec
 
 
 @pytest.mark.parametrize(("accumulate", "shape"), [(4, (1, 1, 1)), (4, (1, 2, 1))], ids=str)
@@ -91,8 +95,7 @@ def test_remat_changes_nothing(one_device):
 def test_loss_is_the_definition(one_device):
     """Against numpy: Σ weight·−log p over Σ weight, of the token at each position given those before it."""
     batch = random_batch(7, TINY)
-    graph, _ = transformer.abstract(TINY)
-    model = nnx.merge(graph, params_on_mesh(TINY))
+    model = transformer.bind(transformer.abstract(TINY)[0], params_on_mesh(TINY), {})
     fields = {k: v[0] for k, v in on_mesh(batch).items()}
     logits = np.asarray(model.logits(model(fields["tokens"], fields["segment_ids"], fields["positions"])), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -104,6 +107,46 @@ def test_loss_is_the_definition(one_device):
     loss, found_weight, _ = loss_and_grads(TINY, batch)
     np.testing.assert_allclose(found_weight, weight, rtol=1e-6)
     np.testing.assert_allclose(loss, total / weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cfg", [TINY, dataclasses.replace(QWEN, qkv_bias=True)], ids=["llama", "qwen"])
+@pytest.mark.parametrize("shape", [(1, 2, 4), (2, 4, 1)], ids=str)
+def test_an_adapter_trains_alike_everywhere(cfg, shape, one_device):
+    """Eight devices, accumulation, a chunked loss and recomputation at once, against none of them."""
+    cfg = dataclasses.replace(cfg, H=4, K=4)
+    batch = random_batch(9, cfg, rows=16)
+    expected = loss_and_grads(cfg, batch, lora=ADAPTER)
+    assert set(expected[2]) == set(ADAPTER.targets)
+    with jax.sharding.set_mesh(make_mesh(*shape)):
+        again = dataclasses.replace(cfg, remat="full")
+        assert_same(loss_and_grads(again, batch, lora=ADAPTER, accumulate=2, chunk=8), expected)
+
+
+def test_an_adapter_is_its_product(one_device):
+    """x·W + alpha/r·(x·a)·b, in numpy, at the logits; and merging is the same."""
+    params, adapter, batch = params_on_mesh(TINY), adapter_on_mesh(TINY, ADAPTER), random_batch(10, TINY, rows=2)
+    fields = {k: v[0] for k, v in on_mesh(batch).items()}
+
+    def logits(lora, params, adapter):
+        model = transformer.bind(transformer.abstract(TINY, lora)[0], params, adapter)
+        return np.asarray(model.logits(model(fields["tokens"], fields["segment_ids"], fields["positions"])))
+
+    by_hand = {name: np.asarray(array) for name, array in params["layers"].items()}
+    for name, factors in adapter.items():
+        a, b = (np.asarray(factors[f], np.float64) for f in "ab")
+        flat = np.stack([a[i].reshape(-1, 4) @ b[i].reshape(4, -1) for i in range(TINY.L)])
+        by_hand[name] = (by_hand[name] + 6.0 / 4 * flat.reshape(by_hand[name].shape)).astype(np.float32)
+    expected = logits(None, jax.device_put(params | {"layers": by_hand}, transformer.shardings(TINY)), {})
+    assert np.abs(expected - logits(None, params, {})).max() > 0.1
+    np.testing.assert_allclose(logits(ADAPTER, params, adapter), expected, atol=1e-5)
+    np.testing.assert_allclose(logits(None, merged(params, adapter, ADAPTER), {}), expected, atol=1e-5)
+
+
+def test_a_fresh_adapter_changes_nothing(one_device):
+    params, fresh = params_on_mesh(TINY), transformer.initialize_adapter(TINY, ADAPTER, 3)
+    assert all(np.abs(np.asarray(f["a"])).max() > 0 for f in fresh.values())
+    for name in ADAPTER.targets:
+        np.testing.assert_array_equal(merged(params, fresh, ADAPTER)["layers"][name], params["layers"][name])
 
 
 def test_weights_scale_out(one_device):

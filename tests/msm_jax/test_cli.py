@@ -73,7 +73,7 @@ def test_impossible_values(toy, tmp_path, setting, message):
 
 
 def test_another_model_is_not_a_start(toy, tiny_run, tmp_path):
-    with pytest.raises(UserError, match="another model .D = 32 there, 64 here"):
+    with pytest.raises(UserError, match="another model than config.model .D = 32 there, 64 here"):
         train_tiny(tmp_path / "run", [toy.shards("aft")], f"--config.init_from={tiny_run}", "--config.model.D=64")
 
 

@@ -1,0 +1,23 @@
+"""Documents or chats as packed rows, for a real model.
+
+    python -m data_gen.shards --config=configs/data/shards.py --config.documents=documents.jsonl \\
+        --config.tokenizer=Qwen3-8B --config.out=runs/shards
+"""
+
+from ml_collections import ConfigDict
+
+from configs.data import common
+
+
+def get_config() -> ConfigDict:
+    config = common.get_config()
+    config.update(
+        {
+            "out": "runs/shards",
+            "seq_len": 4096,  # tokens in a row
+            "packing": "best_fit",  # best_fit, none or concat_split
+            "long_documents": "split",  # a document longer than a row: error, or split into rows
+            "rows_per_shard": 8_192,
+        }
+    )
+    return config

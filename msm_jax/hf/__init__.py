@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints and peft adapters: in and out, tensor by tensor."""

@@ -1,0 +1,303 @@
+"""Models that exist somewhere: a finished run, a converted checkpoint, a Hugging Face directory, a peft adapter.
+
+`open_pretrained(reference)` finds out which one it is, from small files alone; arrays are read when asked for, onto
+the mesh in use. A reference is a directory, a `gs://` address (of a Hugging Face directory or an adapter), or the
+name of a repository on a hub. A LoRA run or an adapter stands on a base, which is such a model again.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+from flax import nnx
+
+from data_gen.hf_tokenizer import open_tokenizer
+from data_gen.tokenizer import AnyTokenizer
+from msm_jax import artifact, checkpoint, cli
+from msm_jax.cli import UserError
+from msm_jax.hf import config as hf_config
+from msm_jax.hf import peft, weights
+from msm_jax.hf.safetensors import Tensors
+from msm_jax.mesh import make_mesh
+from msm_jax.model import lora as lora_module
+from msm_jax.model import transformer
+from msm_jax.model.config import ModelConfig, param_table
+from msm_jax.model.lora import LoraConfig, adapter_table
+from msm_jax.model.transformer import Params
+
+HF_FILES = ("config.json", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+MADE_HERE = ("run", "model")  # kinds of our own artefacts that hold a checkpoint
+
+
+class Pretrained:
+    """What all of them offer."""
+
+    reference: str  # as it was given: what a manifest or an adapter_config.json names
+    id: str  # of the content; ties a manifest to what it was made from
+    shape: dict[str, Any]  # ModelConfig's shape fields
+    lora: LoraConfig | None  # of the adapter that belongs to it
+
+    @property
+    def base(self) -> "Pretrained":
+        """What the adapter stands on; itself where there is no adapter."""
+        return self
+
+    def params(self, cfg: ModelConfig) -> Params:
+        """The parameters in cfg.param_dtype on the mesh in use, without the adapter."""
+        return self.base.merged(cfg)
+
+    def adapter(self, cfg: ModelConfig) -> Params:
+        """The adapter on the mesh in use, {} where there is none."""
+        return {}
+
+    def merged(self, cfg: ModelConfig) -> Params:
+        """The parameters with the adapter added in float32."""
+        params = self.params(cfg)
+        if self.lora is None:
+            return params
+        return jax.jit(functools.partial(lora_module.merged, lora=self.lora), donate_argnums=0)(
+            params, self.adapter(cfg)
+        )
+
+    def tokenizer(self, template: str = "") -> AnyTokenizer:
+        """`template`: a jinja file in place of the tokenizer's own chat template."""
+        return open_tokenizer(self.reference, template)
+
+    def hf_files(self) -> dict[str, str]:
+        """config.json and generation_config.json as they came; {} where the model was never imported."""
+        return {}
+
+    @property
+    def dtype(self) -> str:
+        """Of the matrix products when nobody says another: float32 on a CPU, else bfloat16."""
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+    @property
+    def stored_dtype(self) -> str:
+        """The parameters are kept in."""
+        return self.base.stored_dtype
+
+
+class Run(Pretrained):
+    """A finished run of msm_jax.train, or a converted checkpoint."""
+
+    def __init__(self, directory: str, base: str = "") -> None:
+        self.reference = directory
+        self.manifest = artifact.read_manifest(directory, MADE_HERE)
+        self._base_reference = base or self.manifest.get("base", "")
+        self.id = self.manifest["id"]
+        config = self.manifest["config"]
+        self.model = ModelConfig(**config["model"])
+        self.shape = self.model.shape()
+        self.lora = LoraConfig(**config["lora"]) if config.get("lora") else None
+
+    @functools.cached_property
+    def _base(self) -> Pretrained:
+        found = open_pretrained(self._base_reference)
+        if found.id != self.manifest["inputs"]["base"]["id"]:
+            raise UserError(f"{found.reference}: not the base that {self.reference} was trained on; restore that one")
+        return found
+
+    @property
+    def base(self) -> Pretrained:
+        return self._base if self.lora else self
+
+    def params(self, cfg: ModelConfig) -> Params:
+        if self.lora:
+            return self.base.merged(cfg)
+        _, target, _ = transformer.abstract(dataclasses.replace(cfg, param_dtype=self.model.param_dtype))
+        params = checkpoint.load(self.reference, "params", target)
+        if cfg.param_dtype == self.model.param_dtype:
+            return params
+        return jax.jit(lambda tree: jax.tree.map(lambda x: x.astype(cfg.param_dtype), tree), donate_argnums=0)(params)
+
+    def adapter(self, cfg: ModelConfig) -> Params:
+        if self.lora is None:
+            return {}
+        return checkpoint.load(self.reference, "adapter", transformer.abstract(cfg, self.lora)[2])
+
+    def hf_files(self) -> dict[str, str]:
+        paths = [Path(self.reference) / "hf" / name for name in HF_FILES]
+        return {path.name: path.read_text() for path in paths if path.is_file()}
+
+    @property
+    def dtype(self) -> str:
+        return self.model.dtype
+
+    @property
+    def stored_dtype(self) -> str:
+        return self.model.param_dtype
+
+
+class HfDirectory(Pretrained):
+    """A model as transformers' save_pretrained leaves it."""
+
+    lora = None
+
+    def __init__(self, directory: str, reference: str) -> None:
+        self.directory, self.reference = directory, reference
+        path = epath.Path(directory) / "config.json"
+        self.config = hf_config.read_json(path)
+        self.shape = hf_config.shape_of(self.config, path)
+        self.tensors = Tensors(directory)
+        cfg = ModelConfig(**self.shape)
+        weights.check(self.tensors, param_table(cfg), cfg.dims, tied=cfg.tie_embeddings)
+        self.id = artifact.digest([self.shape, self.tensors.fingerprint()])
+
+    def params(self, cfg: ModelConfig) -> Params:
+        progress = cli.Progress(f"reading {self.directory}", self.tensors.total_bytes(), "GB")
+        return weights.load(self.tensors, param_table(cfg), cfg.dims, cfg.param_dtype, progress)
+
+    def tokenizer(self, template: str = "") -> AnyTokenizer:
+        return open_tokenizer(self._local, template)
+
+    @functools.cached_property
+    def _local(self) -> Path:
+        """A directory on this machine with the tokenizer's files."""
+        if "://" not in self.directory:
+            return Path(self.directory)
+        copy = Path(tempfile.mkdtemp(prefix="msm_jax_tokenizer_"))
+        for name in TOKENIZER_FILES:
+            source = epath.Path(self.directory) / name
+            if source.exists():
+                (copy / name).write_bytes(source.read_bytes())
+        return copy
+
+    def hf_files(self) -> dict[str, str]:
+        paths = [epath.Path(self.directory) / name for name in HF_FILES]
+        return {path.name: path.read_text() for path in paths if path.exists()}
+
+    @property
+    def stored_dtype(self) -> str:
+        name = str(self.tensors.dtype(self.tensors.names()[0]))
+        return name if name == "bfloat16" else "float32"
+
+
+class PeftAdapter(Pretrained):
+    """An adapter in peft's format on a base."""
+
+    def __init__(self, directory: str, reference: str, base: Pretrained) -> None:
+        self.directory, self.reference, self._base = directory, reference, base
+        self.tensors = Tensors(epath.Path(directory) / peft.WEIGHTS)
+        self.lora = peft.read_config(directory, self.tensors)
+        self.shape = base.shape
+        peft.check(self.tensors, ModelConfig(**self.shape), self.lora)
+        self.id = artifact.digest([base.id, self.lora.shape(), self.tensors.fingerprint()])
+
+    @property
+    def base(self) -> Pretrained:
+        return self._base
+
+    def adapter(self, cfg: ModelConfig) -> Params:
+        assert self.lora is not None
+        return weights.load(self.tensors, adapter_table(self.lora), self.lora.dims(cfg), self.lora.dtype)
+
+    def tokenizer(self, template: str = "") -> AnyTokenizer:
+        """The adapter's own where it brings one (released adapters ship their chat template), else the base's."""
+        own = Path(self.directory) / "tokenizer.json"
+        return open_tokenizer(self.directory, template) if own.is_file() else self.base.tokenizer(template)
+
+    def hf_files(self) -> dict[str, str]:
+        return self.base.hf_files()
+
+
+def locate(reference: str) -> str:
+    """The directory of a reference; a repository on a hub is downloaded first.
+
+    Raises:
+      UserError: no such directory, and no hub that has it.
+    """
+    if "://" in reference or Path(reference).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
+        if not epath.Path(reference).is_dir():
+            raise UserError(f"{reference}: no such directory")
+        return reference
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = [*HF_FILES, *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json", peft.CONFIG]
+    try:
+        return snapshot_download(reference, allow_patterns=wanted)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{reference}: no such directory here, and not to be had from a hub ({reason})") from error
+
+
+def open_pretrained(reference: str, base: str = "") -> Pretrained:
+    """The model of a reference; `base` overrides what a LoRA run or a peft adapter says it stands on.
+
+    Raises:
+      UserError: nothing there, or nothing this project can read; the line says which file or key is wrong.
+    """
+    directory = locate(reference)
+    if (Path(directory) / artifact.MANIFEST).is_file() and artifact.read_manifest(directory)["kind"] in MADE_HERE:
+        return Run(directory, base)
+    if peft.is_adapter(directory):
+        named = base or hf_config.read_json(epath.Path(directory) / peft.CONFIG).get("base_model_name_or_path")
+        if not named:
+            raise UserError(f"{directory}: its adapter_config.json names no base; give the base and the adapter apart")
+        return PeftAdapter(directory, reference, open_pretrained(named))
+    if (epath.Path(directory) / "config.json").exists():
+        return HfDirectory(directory, reference)
+    wanted = f"no {artifact.MANIFEST} of a finished run, config.json or {peft.CONFIG}"
+    raise UserError(f"{directory}: {wanted} there; not a model, or its training is not finished")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A pretrained model ready to be used: what evaluations, sampling and export work with."""
+
+    source: Pretrained
+    cfg: ModelConfig
+    graph: nnx.GraphDef
+    tokenizer: AnyTokenizer
+    mesh: jax.sharding.Mesh
+
+    def arrays(self) -> tuple[Params, Params]:
+        """Parameters and adapter ({} without one), sharded over all devices; call under the model's mesh."""
+        return self.source.params(self.cfg), self.source.adapter(self.cfg)
+
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end what the model says: the tokenizer's, and those of an imported generation config."""
+        given = json.loads(self.source.hf_files().get("generation_config.json", "{}")).get("eos_token_id")
+        more = given if isinstance(given, list) else [] if given is None else [given]
+        return tuple(dict.fromkeys([self.tokenizer.eos, *more]))
+
+
+def open_model(reference: str, adapter: str = "", dtype: str = "", template: str = "") -> Model:
+    """A model over all devices; `adapter` is laid on it, `dtype` (of products and parameters) "" is the model's own.
+
+    Raises:
+      UserError: as open_pretrained; a tokenizer with more ids than the embedding has rows.
+    """
+    source = open_pretrained(adapter, base=reference) if adapter else open_pretrained(reference)
+    kind = dtype or source.dtype
+    param_dtype = kind if dtype or not isinstance(source, Run) else source.model.param_dtype
+    cfg = ModelConfig(**source.shape, dtype=kind, param_dtype=param_dtype)
+    tokenizer = source.tokenizer(template)
+    check_vocabulary(tokenizer, cfg)
+    mesh = make_mesh()
+    with jax.sharding.set_mesh(mesh):
+        graph = transformer.abstract(cfg, source.lora)[0]
+    return Model(source, cfg, graph, tokenizer, mesh)
+
+
+def check_vocabulary(tokenizer: AnyTokenizer, cfg: ModelConfig) -> None:
+    """Raises UserError where the tokenizer has an id without a row in the embedding."""
+    if tokenizer.vocab_size > cfg.V:
+        raise UserError(
+            f"{tokenizer.directory}: the tokenizer has {tokenizer.vocab_size} ids, the model's embedding {cfg.V} rows; "
+            "is it another model's?"
+        )

@@ -1,0 +1,190 @@
+"""Generation with a cache is generation without one; scores are log-probabilities; nothing compiles anew."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from msm_jax import artifact, sample
+from msm_jax.cli import UserError
+from msm_jax.pretrained import open_model
+from msm_jax.sampler import Sampler, Settings
+from tests.invariants.families import save_whole, torch, torch_model
+
+PROMPTS = [[5, 9, 20, 33], [7], [40, 41, 42, 43, 44, 45, 46, 47, 48], [8, 8], list(range(4, 40)), [60, 3, 61]]
+
+
+@pytest.fixture(scope="module", params=["llama 3 rope", "qwen2, tied, yarn", "qwen3"])
+def model(request, tmp_path_factory):
+    directory = save_whole(request.param, tmp_path_factory.mktemp("model"))
+    return open_model(str(directory)), torch_model(request.param)
+
+
+def said(model, settings, prompts=PROMPTS, batch=4):
+    with jax.sharding.set_mesh(model.mesh):
+        done = dict(Sampler(model, batch).generate(prompts, settings))
+    return [done[i] for i in range(len(prompts))]
+
+
+def torch_log_p(theirs, sequence):
+    with torch.no_grad():
+        logits = theirs(torch.tensor([sequence])).logits[0]
+    return torch.log_softmax(logits.float(), -1).numpy()
+
+
+def greedy_by_hand(theirs, prompt, count):
+    sequence = list(prompt)
+    for _ in range(count):
+        sequence.append(int(torch_log_p(theirs, sequence)[-1].argmax()))
+    return sequence[len(prompt) :]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8])
+def test_greedy_is_the_likeliest_token_each_time(model, batch):
+    ours, theirs = model
+    found = said(ours, Settings(max_tokens=20), batch=batch)
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        assert completion.tokens == greedy_by_hand(theirs, prompt, 20)
+        assert completion.finish == "length"
+        table = torch_log_p(theirs, [*prompt, *completion.tokens])
+        expected = [table[len(prompt) + i - 1, t] for i, t in enumerate(completion.tokens)]
+        np.testing.assert_allclose(completion.log_p, expected, atol=1e-4)
+
+
+def test_scores_are_log_probabilities(model):
+    ours, theirs = model
+    rest = [[3, 4, 5], list(range(30, 62)), [9], [10, 11], [1, 2], [95]]
+    with jax.sharding.set_mesh(ours.mesh):
+        found = Sampler(ours, 4).score(PROMPTS, rest)
+    for prompt, more, log_p in zip(PROMPTS, rest, found, strict=True):
+        table = torch_log_p(theirs, [*prompt, *more])
+        np.testing.assert_allclose(log_p, [table[len(prompt) + i - 1, t] for i, t in enumerate(more)], atol=1e-4)
+
+
+def test_stops(model):
+    ours, _ = model
+    free = said(ours, Settings(max_tokens=20))
+    stop = free[0].tokens[6]
+    first = free[0].tokens.index(stop)
+    by_id, *_ = said(ours, Settings(max_tokens=20, stop_ids=(stop,)))
+    assert (by_id.tokens, by_id.finish) == (free[0].tokens[:first], "stop")
+    by_string, *others = said(ours, Settings(max_tokens=20, stop=(f"w{stop}",)))
+    assert by_string.finish == "stop"
+    assert by_string.text == free[0].text[: free[0].text.index(f"w{stop}")]
+    for completion, whole in zip(others, free[1:], strict=True):
+        assert whole.text.startswith(completion.text)
+        assert f"w{stop}" not in completion.text
+
+
+def test_samples_depend_on_seed_and_index_alone(model):
+    ours, _ = model
+    hot = functools.partial(Settings, max_tokens=12, temperature=1.5)
+    a, b = said(ours, hot(seed=3), batch=8), said(ours, hot(seed=3), batch=2)
+    assert [c.tokens for c in a] == [c.tokens for c in b]
+    assert [c.tokens for c in a] != [c.tokens for c in said(ours, hot(seed=4), batch=8)]
+    same = said(ours, hot(seed=3), prompts=[[5, 9]] * 6)
+    assert len({tuple(c.tokens) for c in same}) > 1
+
+
+def test_samples_follow_the_model_and_top_p_cuts_its_tail(model):
+    ours, theirs = model
+    prompts = [[5, 9, 20, 33]] * 512
+    p = np.exp(torch_log_p(theirs, prompts[0])[-1] / 2.0)
+    p /= p.sum()
+    drawn = np.array([c.tokens[0] for c in said(ours, Settings(max_tokens=1, temperature=2.0), prompts, batch=64)])
+    top = np.argsort(-p)[:5]
+    for token in top:
+        assert abs((drawn == token).mean() - p[token]) < 5 * np.sqrt(p[token] * (1 - p[token]) / 512)
+    kept = set(np.argsort(-p)[: int(np.searchsorted(np.cumsum(np.sort(p)[::-1]), 0.5)) + 1].tolist())
+    cut = said(ours, Settings(max_tokens=1, temperature=2.0, top_p=0.5), prompts, batch=64)
+    assert {c.tokens[0] for c in cut} == kept if len(kept) < 8 else {c.tokens[0] for c in cut} <= kept
+    assert not set(drawn.tolist()) <= kept
+
+
+def test_no_request_compiles_anew(model):
+    ours, _ = model
+    with jax.sharding.set_mesh(ours.mesh):
+        sampler = Sampler(ours, 4)
+        for prompts, settings in (
+            ([[5, 6], [7]], Settings(max_tokens=9)),
+            ([[8], list(range(20))], Settings(max_tokens=31, stop_ids=(4, 5))),
+            (PROMPTS[:4], Settings(max_tokens=20, stop=("w7",))),
+        ):
+            list(sampler.generate(prompts, settings))
+        assert sampler._prefill._cache_size() == sampler._decode._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [({"max_tokens": 0}, "max_tokens"), ({"temperature": -1.0}, "temperature"), ({"top_p": 0.0}, "top_p"),
+     ({"stop_ids": tuple(range(9))}, "stop_ids"), ({"stop": ("",)}, "stop"), ({"seed": -1}, "seed")],
+)  # fmt: skip
+def test_impossible_settings(setting, words):
+    with pytest.raises(UserError, match=f"config.{words} = "):
+        Settings(**({"max_tokens": 4} | setting))
+
+
+def command(*args):
+    sample.main(["", "--config=configs/sample.py", *args])
+
+
+def test_the_command(tmp_path, capsys):
+    directory = save_whole("qwen3", tmp_path / "model")
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 77]}))
+    rows = [
+        {"id": "a", "text": "w5 w9 w20"},
+        {"id": "b", "messages": [{"role": "user", "content": "w8 w9"}]},
+        {"id": "c", "text": "w5 w9 w20", "continuation": "w30 w31"},
+    ]
+    artifact.write_jsonl(tmp_path / "prompts.jsonl", rows)
+    args = [f"--config.model={directory}", f"--config.prompts={tmp_path / 'prompts.jsonl'}", "--config.max_tokens=6"]
+    command(*args, f"--config.out={tmp_path / 'out'}")
+    printed = sorted((json.loads(line) for line in capsys.readouterr().out.splitlines()), key=lambda row: row["id"])
+    assert printed == artifact.read_jsonl(tmp_path / "out" / "samples.jsonl")
+    theirs = torch_model("qwen3")
+    expected = greedy_by_hand(theirs, [5, 9, 20], 6)
+    ends = [i for i, t in enumerate(expected) if t in (1, 77)]
+    assert printed[0]["tokens"] == expected[: ends[0] if ends else 6]
+    chat = [10, 12, 8, 9, 1, 10, 13]
+    assert printed[1]["tokens"][:1] == greedy_by_hand(theirs, chat, 1)
+    table = torch_log_p(theirs, [5, 9, 20, 30, 31])
+    assert printed[2]["tokens"] == [30, 31]
+    np.testing.assert_allclose(printed[2]["log_p"], [table[2, 30], table[3, 31]], atol=1e-4)
+    command(*args, f"--config.out={tmp_path / 'out'}")
+    assert "already made" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--config.prompt=w5", "--config.prompts=x.jsonl"], "one of the two"),
+        ([], "one of the two"),
+        (["--config.prompt=w5", "--config.batch=0"], "config.batch = 0"),
+        (["--config.prompt=w5", "--config.top_p=2.0"], "config.top_p = 2.0"),
+        (["--config.prompts=ROWS"], "prompts.jsonl:2: must be an object with either `text` or `messages`"),
+        (["--config.prompt=w5", "--config.dtype=int4"], "int4"),
+        (["--config.prompt=w5", "--config.chat.thinking=cot"], ""),
+        (["--config.prompt=w5", "--config.chat.template=none.jinja"], "none.jinja"),
+    ],
+)
+def test_bad_input(args, words, tmp_path):
+    directory = save_whole("qwen3", tmp_path / "model")
+    (tmp_path / "prompts.jsonl").write_text('{"text": "w5"}\n{"prompt": "w5"}\n')
+    args = [arg.replace("ROWS", str(tmp_path / "prompts.jsonl")) for arg in args]
+    if not words:
+        return command(f"--config.model={directory}", "--config.max_tokens=1", *args)  # a template may ignore thinking
+    with pytest.raises(UserError) as error:
+        command(f"--config.model={directory}", *args)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_more_ids_than_rows(tmp_path):
+    from tests.invariants.families import save_tokenizer
+
+    directory = save_whole("qwen3", tmp_path / "model")
+    save_tokenizer(directory, words=97)
+    with pytest.raises(UserError, match=r"the tokenizer has 97 ids, the model's embedding 96 rows"):
+        command(f"--config.model={directory}", "--config.prompt=w5")
