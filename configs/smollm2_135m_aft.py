@@ -3,7 +3,7 @@
     python -m msm_jax.train --config=configs/smollm2_135m_aft.py --config.init_from=runs/smollm2/msm \\
         --config.data.sources="('runs/smollm2/aft-rows',)" --config.out=runs/smollm2/aft
 
-About 30 updates: 3 minutes on 2 CPU cores.
+20 updates of 1,024 tokens.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
     config = smollm2_135m_msm.get_config()
     config.init_from = "runs/smollm2/msm"
     config.data.sources = ("runs/smollm2/aft-rows",)
-    config.optim.steps = 30
-    config.optim.warmup_steps = 2
+    config.optim.steps = 20
+    config.optim.warmup_steps = 1
     return config

@@ -20,6 +20,7 @@ from msm_jax.model.lora import LoraConfig, adapter_table, initial_factor
 from msm_jax.sharding import activations, gathered, param_spec, tensor_axes
 
 Params = dict[str, Any]
+ONE_HOT_SIZE = 1 << 28  # most numbers in a one-hot matrix of the whole batch
 EINSUM = str.maketrans("DHKF", "dnnf")  # dimension letters as einsum formulas usually have them
 Attention = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
@@ -141,7 +142,7 @@ def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
     """Rows of table [V, D] for tokens [B, S] → [B, S, D].
 
     Forward a gather; backward a matrix product with the one-hot tokens, because the gather's own transpose is a
-    scatter-add, which accelerators run row after row.
+    scatter-add, which accelerators run row after row. Of a large vocabulary some positions are done at a time.
     """
     return table.at[tokens].get(out_sharding=activations(None, None))
 
@@ -151,9 +152,27 @@ def _lookup_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tup
 
 
 def _lookup_backward(saved: tuple[jax.Array, int], gradient: jax.Array) -> tuple[jax.Array, None]:
-    tokens, V = saved
-    hot = jax.nn.one_hot(tokens, V, dtype=gradient.dtype)
-    return jnp.einsum("bsv,bsd->vd", hot, gradient, out_sharding=jax.P(None, None)), None
+    (tokens, V), (B, S) = saved, saved[0].shape
+    parts = next(n for n in range(1, S + 1) if S % n == 0 and (n == S or B * (S // n) * V <= ONE_HOT_SIZE))
+
+    def product(tokens: jax.Array, gradient: jax.Array) -> jax.Array:
+        hot = jax.nn.one_hot(tokens, V, dtype=gradient.dtype)
+        return jnp.einsum("bsv,bsd->vd", hot, gradient, out_sharding=jax.P(None, None))
+
+    if parts == 1:
+        return product(tokens, gradient), None
+
+    def split(x: jax.Array) -> jax.Array:
+        """[B, S, …] → [parts, B, S/parts, …]"""
+        spec = activations(*[None] * x.ndim)
+        return jnp.moveaxis(jnp.reshape(x, (B, parts, S // parts, *x.shape[2:]), out_sharding=spec), 1, 0)
+
+    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + product(*part).astype(total.dtype), None
+
+    zero = jnp.zeros((V, gradient.shape[-1]), jnp.float32)
+    total, _ = jax.lax.scan(add, zero, (split(tokens), split(gradient)))
+    return total.astype(gradient.dtype), None
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)

@@ -122,6 +122,15 @@ def test_an_adapter_trains_alike_everywhere(cfg, shape, one_device):
         assert_same(loss_and_grads(again, batch, lora=ADAPTER, accumulate=2, chunk=8), expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_the_embedding_gradient_in_parts_is_the_whole(shape, monkeypatch):
+    batch = random_batch(12, TINY)
+    with jax.sharding.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
+        expected = loss_and_grads(TINY, batch)
+        monkeypatch.setattr(transformer, "ONE_HOT_SIZE", 8 * 8 * TINY.V)  # 4 parts of 8 positions
+        assert_same(loss_and_grads(TINY, batch), expected)
+
+
 def test_an_adapter_is_its_product(one_device):
     """x·W + alpha/r·(x·a)·b, in numpy, at the logits; and merging is the same."""
     params, adapter, batch = params_on_mesh(TINY), adapter_on_mesh(TINY, ADAPTER), random_batch(10, TINY, rows=2)
