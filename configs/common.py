@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
                 "init": "kaiming",  # as peft does, or gaussian
                 "dtype": "float32",  # the adapter is kept in
                 "init_from": "",  # a peft adapter to go on training, on the model init_from
+                "base": "",  # where the base of init_from's adapter is now, if it was moved
                 "restart": False,  # merge the adapter of init_from first, instead of training it on
             },
             "data": {

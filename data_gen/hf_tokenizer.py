@@ -62,9 +62,8 @@ class HfTokenizer:
         self.directory = Path(directory)
         transformers.logging.set_verbosity_error()
         try:
-            self.hf: Any = transformers.AutoTokenizer.from_pretrained(
-                str(directory), local_files_only=True, trust_remote_code=False
-            )
+            # Not AutoTokenizer: beside a config.json it may build another tokenizer than tokenizer.json says.
+            self.hf: Any = transformers.PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
             self.backend = self.hf.backend_tokenizer
         except Exception as error:  # whatever a foreign file leads to
             what = " ".join(str(error).split())
@@ -114,7 +113,9 @@ class HfTokenizer:
         special = {str(token) for token in self.hf.added_tokens_decoder.values() if token.special}
         special |= set(self.hf.all_special_tokens)
         texts = sorted(special - {OPEN, CLOSE}, key=len, reverse=True)  # the longest match first
-        return Template(apply, where, re.compile("|".join(map(re.escape, texts))))
+        return Template(
+            apply, where, "enable_thinking" in self.chat_template, re.compile("|".join(map(re.escape, texts)))
+        )
 
     @functools.cache  # noqa: B019 (a tokenizer lives as long as its command)
     def digest(self) -> str:

@@ -7,7 +7,7 @@ the turn; with the turn's content replaced); a template's own generation mask is
 Thinking (`ChatPolicy.thinking`) decides for each row whether it is a row with thoughts (`<think>…</think>` opens the
 assistant's content), and what the template is told as `enable_thinking`:
 
-  ignore    contents as they are; the template is told nothing. For templates that know no thinking.
+  ignore    contents as they are; the template is told nothing. Only for templates that do not read enable_thinking.
   cot       every row must think: its last assistant turn opens with a think block. enable_thinking=True.
   no_think  no row may think. enable_thinking=False.
   by_row    a row with a think block is a `cot` row, any other a `no_think` row.
@@ -40,12 +40,13 @@ SENTINEL = "HERE-ENDS-THE-CONTENT-OF-THE-TURN"
 class Template:
     """A chat template as text → text.
 
-    apply: transformers' `apply_chat_template` with this template. where: its file, for errors.
-    special: matches the text of any control token.
+    apply: transformers' `apply_chat_template` with this template. where: its file, for errors. knows_thinking: does it
+    read `enable_thinking`? special: matches the text of any control token.
     """
 
     apply: Callable[..., str]
     where: str
+    knows_thinking: bool
     special: re.Pattern[str]
 
     def supervised(self, messages: Sequence[Message], policy: ChatPolicy) -> tuple[str, list[tuple[int, int, float]]]:
@@ -55,7 +56,7 @@ class Template:
           UserError: malformed messages, a chat against the policy, a template that fails or that does not show where a
             turn starts and ends, or nothing to supervise.
         """
-        self._check(messages)
+        self._check(messages, policy)
         thinking = thinks(messages, policy)
         messages = flagged(messages, policy, thinking)
         text = self._render(messages, thinking)
@@ -73,11 +74,11 @@ class Template:
 
     def prompt(self, messages: Sequence[Message], policy: ChatPolicy) -> str:
         """The text up to where the assistant begins to speak; `by_row` asks for thoughts, as `cot` does."""
-        self._check(messages)
+        self._check(messages, policy)
         thinking = {"ignore": None, "no_think": False}.get(policy.thinking, True)
         return self._render(flagged(messages, policy, thinking), prompted(thinking, policy), generate=True)
 
-    def _check(self, messages: Sequence[Message]) -> None:
+    def _check(self, messages: Sequence[Message], policy: ChatPolicy) -> None:
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise UserError("`messages` must be a list of {role, content}")
         for i, message in enumerate(messages):
@@ -95,6 +96,8 @@ class Template:
                 raise UserError(
                     f"message {i} contains {found[0]!r}, the text of a control token; reword it or remove the row"
                 )
+        if self.knows_thinking and policy.thinking == "ignore":
+            raise UserError(f"{self.where}: knows thinking; say config.chat.thinking=cot, no_think or by_row")
 
     def _render(self, messages: Sequence[Message], thinking: bool | None, generate: bool = False) -> str:
         told = {} if thinking is None else {"enable_thinking": thinking}
@@ -115,7 +118,7 @@ class Template:
         if not found or not text.endswith(rest):
             raise UserError(f"message {i}: {self.where} does not show where this turn's content ends")
         end = len(text) - len(rest)
-        for told in (prompted(thinking, policy), True):
+        for told in dict.fromkeys((prompted(thinking, policy), None if thinking is None else True)):
             head = self._render(messages[:i], told, generate=True)
             if text.startswith(head):
                 break

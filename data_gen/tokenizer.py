@@ -52,7 +52,7 @@ class AnyTokenizer(Protocol):
     def pad(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text: nothing added, and no control token however the text reads."""
+        """Ids of plain text: nothing added, and no special token however the text reads."""
 
     def decode(self, tokens: Iterable[int], special: bool = False) -> str:
         """The text of ids; control tokens are left out, or with `special` written as they are called."""

@@ -204,8 +204,15 @@ def difference(found: dict[str, Json], wanted: dict[str, Json]) -> str:
     return "different recipe"
 
 
+def check_local(out: str | Path) -> None:
+    """Raises UserError on a bucket's address: results are written to local directories."""
+    if "://" in str(out):
+        raise UserError(f"config.out = {out}: must be a local directory; copy it to the bucket when it is finished")
+
+
 def begin(out: str | Path, kind: str, config: Json, inputs: dict[str, Json]) -> Job | None:
     """A Job to make the artefact, or None where it is made already. Raises UserError on a foreign `out`."""
+    check_local(out)
     header = header_of(kind, config, inputs)
     if is_done(out, header):
         return None

@@ -16,7 +16,7 @@ from msm_jax.cli import UserError
 from msm_jax.hf.safetensors import Tensors
 from msm_jax.model.config import ModelConfig, Param, param_table
 from msm_jax.params_writer import Leaf
-from msm_jax.pretrained import HfDirectory, check_vocabulary, open_pretrained
+from msm_jax.pretrained import HfDirectory, absolute, check_vocabulary, inputs_of, open_pretrained
 
 BLOCK_BYTES = 1 << 26  # of the embedding, that much is read and written at a time
 HEAD_PARTS = 4  # in which the head is written; for each the file's tensor is read once
@@ -65,13 +65,15 @@ def main(argv: list[str]) -> None:
     if not isinstance(source, HfDirectory):
         raise UserError(f"{config.model}: not a Hugging Face directory; runs and adapters need no conversion")
     cfg = ModelConfig(**source.shape, param_dtype=config.dtype or source.stored_dtype)
-    check_vocabulary(source.tokenizer(), cfg)
+    tokenizer = source.tokenizer()
+    check_vocabulary(tokenizer, cfg)
     settings = {"model": cfg.to_dict(), "lora": None}
-    job = artifact.begin(config.out, "model", settings, {"model": {"kind": "model", "id": source.id}})
+    job = artifact.begin(config.out, "model", settings, inputs_of(source, tokenizer))
     if job is None:
         return
+    job.header["source"] = absolute(source.reference)  # what adapters of it are said to stand on
     with job:
-        source.tokenizer().copy_to(job.tmp)
+        tokenizer.copy_to(job.tmp)
         (job.tmp / "hf").mkdir()
         for name, text in source.hf_files().items():
             artifact.write_atomic(job.tmp / "hf" / name, text)

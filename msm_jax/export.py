@@ -3,10 +3,9 @@
     python -m msm_jax.export --config=configs/export.py --config.model=runs/aft --config.out=runs/aft-hf
 
 A LoRA run's adapter is merged into the parameters in float32 on the way, or with --config.format=adapter written by
-itself. Tensors go to disk one by one.
+itself. The model is read onto the devices; from there tensors go to disk one by one.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from msm_jax.hf import tokenizer as hf_tokenizer
 from msm_jax.mesh import make_mesh
 from msm_jax.model.config import ModelConfig, param_table
 from msm_jax.model.transformer import Params
-from msm_jax.pretrained import Pretrained, open_pretrained
+from msm_jax.pretrained import Pretrained, inputs_of, json_of, open_pretrained
 
 FORMATS = ("model", "adapter")
 DTYPES = ("", "float32", "bfloat16")
@@ -37,24 +36,24 @@ def write_params(
 ) -> None:
     """The same of arrays that are there already."""
     tensors = weights.specs(params, param_table(cfg), cfg.dims, dtype, adapter, source.lora)
-    safetensors.write(out, tensors, shard_bytes, progress=_progress(out, tensors))
+    safetensors.write(out, tensors, shard_bytes, progress=_progress(tensors))
 
 
-def write_adapter(out: Path, source: Pretrained, cfg: ModelConfig, dtype: str | None) -> None:
+def write_adapter(out: Path, source: Pretrained, cfg: ModelConfig, dtype: str) -> None:
     """adapter_model.safetensors and adapter_config.json; call under a mesh."""
     assert source.lora is not None
     tensors = peft.specs(source.adapter(cfg), cfg, source.lora, dtype)
-    safetensors.write(out, tensors, name="adapter_model", progress=_progress(out, tensors))
-    hf_config.write_json(out / peft.CONFIG, peft.adapter_config(source.lora, source.base.reference))
+    safetensors.write(out, tensors, name="adapter_model", progress=_progress(tensors))
+    hf_config.write_json(out / peft.CONFIG, peft.adapter_config(source.lora, source.base.published))
 
 
-def _progress(out: Path, tensors: list[safetensors.Spec]) -> cli.Progress:
-    return cli.Progress(f"writing {out.name}", sum(spec.nbytes for spec in tensors), "GB")
+def _progress(tensors: list[safetensors.Spec]) -> cli.Progress:
+    return cli.Progress("writing tensors", sum(spec.nbytes for spec in tensors), "GB")
 
 
 def model_files(source: Pretrained, cfg: ModelConfig, dtype: str, max_positions: int) -> dict[str, dict[str, Any]]:
     """config.json and generation_config.json: an imported model's own, else made from its shape."""
-    files = {name: json.loads(text) for name, text in source.hf_files().items()}
+    files = {name: json_of(name, text) for name, text in source.hf_files().items()}
     if not files:
         tokenizer = source.tokenizer()
         ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
@@ -72,17 +71,18 @@ def main(argv: list[str]) -> None:
         raise UserError(f"config.format = {config.format!r}: one of {', '.join(FORMATS)}")
     if config.dtype not in DTYPES:
         raise UserError(f"config.dtype = {config.dtype!r}: float32, bfloat16, or empty for the model's own")
-    if config.shard_gb <= 0:
+    if not 0 < config.shard_gb < float("inf"):
         raise UserError(f"config.shard_gb = {config.shard_gb}: must be above 0")
     source = open_pretrained(config.model, base=config.base)
     if config.format == "adapter" and source.lora is None:
         raise UserError(f"{config.model}: has no adapter; export it with --config.format=model")
     settings = {key: config[key] for key in ("format", "dtype", "shard_gb", "max_positions")}
-    job = artifact.begin(config.out, "hf", settings, {"model": {"kind": "model", "id": source.id}})
+    tokenizer = source.tokenizer()
+    job = artifact.begin(config.out, "hf", settings, inputs_of(source, tokenizer))
     if job is None:
         return
-    tokenizer = source.tokenizer()
-    dtype = config.dtype or source.stored_dtype
+    kept = source.lora.dtype if source.lora and config.format == "adapter" else source.stored_dtype
+    dtype = config.dtype or kept
     cfg = ModelConfig(**source.shape, param_dtype=source.stored_dtype)
     with job, jax.sharding.set_mesh(make_mesh()):
         if isinstance(tokenizer, Tokenizer):
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
                 hf_config.write_json(job.tmp / name, content)
             write_model(job.tmp, source, cfg, dtype, int(config.shard_gb * 1e9))
         else:
-            write_adapter(job.tmp, source, cfg, config.dtype or None)
+            write_adapter(job.tmp, source, cfg, dtype)
         job.finish(format=config.format, dtype=dtype)
     cli.note(f"{config.out}: written")
 

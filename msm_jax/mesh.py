@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from msm_jax.cli import UserError
+from msm_jax.model.config import ModelConfig
 from msm_jax.sharding import AXES
 
 
@@ -26,3 +27,10 @@ def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequen
     if int(np.prod(shape)) != n:
         raise UserError(f"config.mesh: replica·fsdp·tensor of {replica}·{fsdp}·{tensor} cannot be {n} devices")
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+
+
+def check_mesh(cfg: ModelConfig, mesh: Mesh) -> None:
+    """Raises UserError where a dimension of the model cannot be split over an axis."""
+    for letter, axis in (("D", "fsdp"), ("H", "tensor"), ("K", "tensor"), ("F", "tensor"), ("V", "tensor")):
+        if cfg.dims[letter] % mesh.shape[axis]:
+            raise UserError(f"config.mesh.{axis} = {mesh.shape[axis]}: does not divide {letter} = {cfg.dims[letter]}")

@@ -5,10 +5,12 @@ the mesh in use. A reference is a directory, a `gs://` address (of a Hugging Fac
 name of a repository on a hub. A LoRA run or an adapter stands on a base, which is such a model again.
 """
 
+import atexit
 import dataclasses
 import functools
 import json
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import jax
 from etils import epath
 from flax import nnx
 
+from data_gen.hf_tokenizer import FILES as TOKENIZER_FILES
 from data_gen.hf_tokenizer import open_tokenizer
 from data_gen.tokenizer import AnyTokenizer
 from msm_jax import artifact, checkpoint, cli
@@ -24,7 +27,7 @@ from msm_jax.cli import UserError
 from msm_jax.hf import config as hf_config
 from msm_jax.hf import peft, weights
 from msm_jax.hf.safetensors import Tensors
-from msm_jax.mesh import make_mesh
+from msm_jax.mesh import check_mesh, make_mesh
 from msm_jax.model import lora as lora_module
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig, param_table
@@ -32,13 +35,6 @@ from msm_jax.model.lora import LoraConfig, adapter_table
 from msm_jax.model.transformer import Params
 
 HF_FILES = ("config.json", "generation_config.json")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 MADE_HERE = ("run", "model")  # kinds of our own artefacts that hold a checkpoint
 
 
@@ -81,6 +77,11 @@ class Pretrained:
         return {}
 
     @property
+    def published(self) -> str:
+        """What others can load it by, for an adapter_config.json."""
+        return self.reference
+
+    @property
     def dtype(self) -> str:
         """Of the matrix products when nobody says another: float32 on a CPU, else bfloat16."""
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -106,7 +107,11 @@ class Run(Pretrained):
 
     @functools.cached_property
     def _base(self) -> Pretrained:
-        found = open_pretrained(self._base_reference)
+        try:
+            found = open_pretrained(self._base_reference)
+        except UserError as error:
+            where = "say where it is now by config.base (export) or config.lora.base (train)"
+            raise UserError(f"{self.reference}: its base cannot be opened ({error}); {where}") from error
         if found.id != self.manifest["inputs"]["base"]["id"]:
             raise UserError(f"{found.reference}: not the base that {self.reference} was trained on; restore that one")
         return found
@@ -128,6 +133,11 @@ class Run(Pretrained):
         if self.lora is None:
             return {}
         return checkpoint.load(self.reference, "adapter", transformer.abstract(cfg, self.lora)[2])
+
+    @property
+    def published(self) -> str:
+        """A converted checkpoint goes by what it was converted from."""
+        return self.manifest.get("source", self.reference)
 
     def hf_files(self) -> dict[str, str]:
         paths = [Path(self.reference) / "hf" / name for name in HF_FILES]
@@ -162,19 +172,7 @@ class HfDirectory(Pretrained):
         return weights.load(self.tensors, param_table(cfg), cfg.dims, cfg.param_dtype, progress)
 
     def tokenizer(self, template: str = "") -> AnyTokenizer:
-        return open_tokenizer(self._local, template)
-
-    @functools.cached_property
-    def _local(self) -> Path:
-        """A directory on this machine with the tokenizer's files."""
-        if "://" not in self.directory:
-            return Path(self.directory)
-        copy = Path(tempfile.mkdtemp(prefix="msm_jax_tokenizer_"))
-        for name in TOKENIZER_FILES:
-            source = epath.Path(self.directory) / name
-            if source.exists():
-                (copy / name).write_bytes(source.read_bytes())
-        return copy
+        return _tokenizer(self.directory, template)
 
     def hf_files(self) -> dict[str, str]:
         paths = [epath.Path(self.directory) / name for name in HF_FILES]
@@ -207,11 +205,24 @@ class PeftAdapter(Pretrained):
 
     def tokenizer(self, template: str = "") -> AnyTokenizer:
         """The adapter's own where it brings one (released adapters ship their chat template), else the base's."""
-        own = Path(self.directory) / "tokenizer.json"
-        return open_tokenizer(self.directory, template) if own.is_file() else self.base.tokenizer(template)
+        own = epath.Path(self.directory) / "tokenizer.json"
+        return _tokenizer(self.directory, template) if own.exists() else self.base.tokenizer(template)
 
     def hf_files(self) -> dict[str, str]:
         return self.base.hf_files()
+
+
+def _tokenizer(directory: str, template: str) -> AnyTokenizer:
+    """The tokenizer of a directory; of one on gs:// its few files are copied to this machine first."""
+    if "://" not in directory:
+        return open_tokenizer(directory, template)
+    copy = Path(tempfile.mkdtemp(prefix="msm_jax_tokenizer_"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)  # until then the tokenizer may still be copied from it
+    for name in TOKENIZER_FILES:
+        source = epath.Path(directory) / name
+        if source.exists():
+            (copy / name).write_bytes(source.read_bytes())
+    return open_tokenizer(copy, template)
 
 
 def locate(reference: str) -> str:
@@ -221,18 +232,26 @@ def locate(reference: str) -> str:
       UserError: no such directory, and no hub that has it.
     """
     if "://" in reference or Path(reference).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
-        if not epath.Path(reference).is_dir():
-            raise UserError(f"{reference}: no such directory")
-        return reference
+        try:
+            if epath.Path(reference).is_dir():
+                return reference
+        except ImportError as error:
+            raise UserError(f"{reference}: remote paths need another package; pip install 'msm_jax[gcs]'") from error
+        raise UserError(f"{reference}: no such directory")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = [*HF_FILES, *TOKENIZER_FILES, "*.safetensors", "*.safetensors.index.json", peft.CONFIG]
     try:
         return snapshot_download(reference, allow_patterns=wanted)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:  # ValueError: not even a name
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{reference}: no such directory here, and not to be had from a hub ({reason})") from error
+
+
+def absolute(reference: str) -> str:
+    """A local directory by its whole path; a bucket's address or a hub's name as it is."""
+    return str(Path(reference).absolute()) if Path(reference).exists() else reference
 
 
 def open_pretrained(reference: str, base: str = "") -> Pretrained:
@@ -242,11 +261,20 @@ def open_pretrained(reference: str, base: str = "") -> Pretrained:
       UserError: nothing there, or nothing this project can read; the line says which file or key is wrong.
     """
     directory = locate(reference)
+    found = _open(directory, reference, base)
+    if base and found.lora is None:
+        raise UserError(f"{reference}: is a model by itself, not an adapter that stands on {base}")
+    return found
+
+
+def _open(directory: str, reference: str, base: str) -> Pretrained:
+    if "://" in directory and (epath.Path(directory) / artifact.MANIFEST).exists():
+        raise UserError(f"{directory}: runs are read from local directories; copy it to this machine first")
     if (Path(directory) / artifact.MANIFEST).is_file() and artifact.read_manifest(directory)["kind"] in MADE_HERE:
         return Run(directory, base)
     if peft.is_adapter(directory):
         named = base or hf_config.read_json(epath.Path(directory) / peft.CONFIG).get("base_model_name_or_path")
-        if not named:
+        if not isinstance(named, str) or not named or named in (reference, directory):
             raise UserError(f"{directory}: its adapter_config.json names no base; give the base and the adapter apart")
         return PeftAdapter(directory, reference, open_pretrained(named))
     if (epath.Path(directory) / "config.json").exists():
@@ -271,9 +299,19 @@ class Model:
 
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end what the model says: the tokenizer's, and those of an imported generation config."""
-        given = json.loads(self.source.hf_files().get("generation_config.json", "{}")).get("eos_token_id")
+        files = self.source.hf_files()
+        file = next((name for name in reversed(HF_FILES) if name in files), None)
+        given = json_of(file, files[file]).get("eos_token_id") if file else None
         more = given if isinstance(given, list) else [] if given is None else [given]
+        if not all(isinstance(token, int) for token in more):
+            raise UserError(
+                f"{self.source.reference}: {file}: eos_token_id = {given!r} must be an id or a list of them"
+            )
         return tuple(dict.fromkeys([self.tokenizer.eos, *more]))
+
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """Name → {kind, id} of all that decides what it says, for a recipe."""
+        return inputs_of(self.source, self.tokenizer)
 
 
 def open_model(reference: str, adapter: str = "", dtype: str = "", template: str = "") -> Model:
@@ -289,9 +327,27 @@ def open_model(reference: str, adapter: str = "", dtype: str = "", template: str
     tokenizer = source.tokenizer(template)
     check_vocabulary(tokenizer, cfg)
     mesh = make_mesh()
+    check_mesh(cfg, mesh)
     with jax.sharding.set_mesh(mesh):
         graph = transformer.abstract(cfg, source.lora)[0]
     return Model(source, cfg, graph, tokenizer, mesh)
+
+
+def inputs_of(source: Pretrained, tokenizer: AnyTokenizer) -> dict[str, dict[str, str]]:
+    """Weights, tokenizer, chat template and config files of a model, by their content."""
+    files = {"hf_files": {"kind": "json", "id": artifact.digest(source.hf_files())}}
+    return {"model": {"kind": "model", "id": source.id}} | tokenizer.inputs() | files
+
+
+def json_of(name: str, text: str) -> dict[str, Any]:
+    """Raises UserError where the text is no JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{name}: not readable as JSON ({error}); copy it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{name}: not a JSON object; copy it again")
+    return found
 
 
 def check_vocabulary(tokenizer: AnyTokenizer, cfg: ModelConfig) -> None:

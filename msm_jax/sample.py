@@ -10,6 +10,8 @@ out on stdout, and with config.out in samples.jsonl beside a manifest: {id, text
 continuation {id, tokens, log_p}, log-probabilities token by token.
 """
 
+import contextlib
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -45,6 +47,10 @@ def read_rows(config: ConfigDict) -> list[Row]:
             raise UserError(f"{where}: `text` must be a text that is not empty")
         if "continuation" in row and not (isinstance(row["continuation"], str) and row["continuation"]):
             raise UserError(f"{where}: `continuation` must be a text that is not empty")
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: holds half a surrogate pair, which is no text; remove it") from error
     if not rows:
         raise UserError(f"{config.prompts}: empty")
     return rows
@@ -81,16 +87,14 @@ def main(argv: list[str]) -> None:
     prompts = prompt_ids(rows, model.tokenizer, policy)
     job = None
     if config.out:
-        asked = settings | {"rows": artifact.digest(rows), "chat": config.chat.to_dict(), "stop": config.stop}
-        asked |= {"stop_ids": config.stop_ids, "dtype": config.dtype, "raw": config.raw}
-        job = artifact.begin(config.out, "samples", asked, {"model": {"kind": "model", "id": model.source.id}})
+        asked = settings | {"rows": artifact.digest(rows), "chat": dataclasses.asdict(policy), "stop": config.stop}
+        asked |= {"stop_ids": config.stop_ids, "dtype": config.dtype}
+        job = artifact.begin(config.out, "samples", asked, model.inputs())
         if job is None:
             return
-    with jax.sharding.set_mesh(model.mesh):
-        sampler = Sampler(model, config.batch)
-        said = run(sampler, rows, prompts, model.tokenizer, how)
-    if job:
-        with job:
+    with job or contextlib.nullcontext(), jax.sharding.set_mesh(model.mesh):
+        said = run(Sampler(model, config.batch), rows, prompts, model.tokenizer, how)
+        if job:
             artifact.write_jsonl(job.tmp / "samples.jsonl", said)
             job.finish(samples=len(said))
 

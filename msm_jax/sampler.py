@@ -1,8 +1,8 @@
 """Batched generation with a key/value cache, and log-probabilities of given continuations.
 
 Prompts of a batch are padded on the left, so that all rows write the same column of the cache and one program serves
-every step. Shapes come in few sizes (powers of two for prompts), settings are arguments: nothing is compiled anew for
-a request. Arrays are sharded as in training. The layers are unrolled, each with arrays of its own: a slice of a
+every step. Lengths are rounded up to powers of two and settings are arguments, so after the first few requests nothing
+is compiled anew. Arrays are sharded as in training. The layers are unrolled, each with arrays of its own: a slice of a
 stacked array would be a copy of the weights at every token.
 """
 
@@ -46,8 +46,12 @@ class Settings:
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
             ("temperature", self.temperature >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("stop_ids", len(self.stop_ids) <= STOP_IDS, f"at most {STOP_IDS} ids"),
+            ("seed", 0 <= self.seed < 2**32, "from 0 to 2³² − 1"),
+            (
+                "stop_ids",
+                len(self.stop_ids) <= STOP_IDS and all(isinstance(token, int) for token in self.stop_ids),
+                f"at most {STOP_IDS} ids",
+            ),
             ("stop", all(self.stop), "strings that are not empty"),
         ]
         for key, holds, must in rules:
@@ -116,7 +120,7 @@ class Sampler:
     # ------------------------------------------------------------------------------------------------------- one batch
     def _batch(self, prompts: list[Sequence[int]], numbers: list[int], settings: Settings) -> list[Completion]:
         P = _bucket(max(map(len, prompts)))
-        N = -(-settings.max_tokens // 32) * 32
+        N = _bucket(settings.max_tokens)
         tokens, pads = np.zeros((self._rows, P), np.int32), np.full(self._rows, P - 1, np.int32)
         streams = np.zeros(self._rows, np.int32)
         for row, (prompt, number) in enumerate(zip(prompts, numbers, strict=True)):
@@ -162,7 +166,7 @@ class Sampler:
         if cuts:
             text, finish = text[: min(cuts)], "stop"
             # The tokens that the string ended in go with it: as many are kept as make up the text before it.
-            while kept and len(self._model.tokenizer.decode(kept[:-1])) >= len(text):
+            while kept and self._model.tokenizer.decode(kept[:-1]).startswith(text):
                 kept.pop()
         return Completion(kept, log_p[: len(kept)].copy(), text, finish)
 
@@ -251,11 +255,11 @@ class Sampler:
         cfg, (temperature, top_p, seed) = self._model.cfg, how
         scores = logits(head_matrix(cfg, ends), normed(cfg, ends, x))[:, 0]
         ids = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1, out_sharding=jax.typeof(scores).sharding)
-        scores = jnp.where(ids < self._model.tokenizer.vocab_size, scores, -jnp.inf)  # rows that only pad the embedding
+        real = jnp.where(ids < self._model.tokenizer.vocab_size, scores, -jnp.inf)  # not rows that pad the embedding
         if choice == "greedy":
-            token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+            token = jnp.argmax(real, axis=-1).astype(jnp.int32)
         else:
-            tempered = jax.sharding.reshard(scores, activations(None)) / temperature
+            tempered = jax.sharding.reshard(real, activations(None)) / temperature
             tempered = _nucleus(tempered, top_p) if choice == "top_p" else tempered
             key = jax.random.key(seed)
 

@@ -22,12 +22,12 @@ from data_gen.tokenizer import UNK, AnyTokenizer, Tokenizer
 from msm_jax import artifact, cli, data, metrics
 from msm_jax.checkpoint import Checkpoints, checkpointed, params_digest
 from msm_jax.cli import UserError
-from msm_jax.mesh import make_mesh
+from msm_jax.mesh import check_mesh, make_mesh
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.lora import LoraConfig
 from msm_jax.optim import make_optimizer
-from msm_jax.pretrained import PeftAdapter, Pretrained, check_vocabulary, open_pretrained
+from msm_jax.pretrained import PeftAdapter, Pretrained, absolute, check_vocabulary, open_pretrained
 from msm_jax.receipt import receipt
 from msm_jax.step import Params, State, make_step
 
@@ -91,9 +91,7 @@ def check_divisible(config: ConfigDict, model: ModelConfig, mesh: jax.sharding.M
     chunk = config.optim.loss_chunk
     if chunk < 0 or (chunk and seq_len % chunk):
         raise UserError(f"config.optim.loss_chunk = {chunk}: must divide the row length {seq_len}")
-    for letter, axis in (("D", "fsdp"), ("H", "tensor"), ("K", "tensor"), ("F", "tensor"), ("V", "tensor")):
-        if getattr(model, letter) % size[axis]:
-            raise UserError(f"config.mesh.{axis} = {size[axis]}: does not divide {letter} = {getattr(model, letter)}")
+    check_mesh(model, mesh)
 
 
 def tokenizer_of(sources: list[data.Shards]) -> AnyTokenizer:
@@ -112,12 +110,16 @@ def tokenizer_of(sources: list[data.Shards]) -> AnyTokenizer:
 def open_start(config: ConfigDict) -> Pretrained | None:
     """The model to start from, with the adapter that is laid on it; None for fresh parameters."""
     if not config.lora.init_from:
-        return open_pretrained(config.init_from) if config.init_from else None
+        return open_pretrained(config.init_from, base=config.lora.base) if config.init_from else None
     if not (config.init_from and config.lora.rank):
         raise UserError("config.lora.init_from: an adapter needs its model, config.init_from, and config.lora.rank")
     start = open_pretrained(config.lora.init_from, base=config.init_from)
     if not isinstance(start, PeftAdapter):
         raise UserError(f"{config.lora.init_from}: not a peft adapter; a LoRA run is continued by config.init_from")
+    if config.lora.restart:
+        raise UserError(
+            "config.lora.restart: a peft adapter is merged by msm_jax.export first; start from what it writes"
+        )
     return start
 
 
@@ -154,7 +156,7 @@ def lora_config(config: ConfigDict, start: Pretrained | None) -> LoraConfig | No
     Raises:
       UserError: a start whose adapter has another rank, alpha or targets, or would be dropped unasked.
     """
-    settings = {k: v for k, v in config.lora.to_dict().items() if k not in ("init_from", "restart")}
+    settings = {k: v for k, v in config.lora.to_dict().items() if k not in ("init_from", "base", "restart")}
     lora = LoraConfig(**settings) if config.lora.rank else None
     if lora and start is None:
         raise UserError("config.lora.rank: an adapter of fresh parameters; set config.init_from, or rank 0")
@@ -185,6 +187,7 @@ def open_run(
     Raises:
       UserError: the directory holds another run, or something that is not a run.
     """
+    artifact.check_local(config.out)
     out = Path(config.out)
     inputs = {f"source{n}": {"kind": "shards", "id": s.manifest["id"]} for n, s in enumerate(mixture.sources)}
     base = None
@@ -222,11 +225,6 @@ def open_run(
 def continues(config: ConfigDict, start: Pretrained) -> bool:
     """Is the start's own adapter trained on?"""
     return start.lora is not None and not config.lora.restart
-
-
-def absolute(reference: str) -> str:
-    """A local directory by its whole path; a bucket's address or a hub's name as it is."""
-    return str(Path(reference).absolute()) if Path(reference).exists() else reference
 
 
 def copy_words(params: Params, tokenizer: AnyTokenizer, pairs: tuple[tuple[str, str], ...]) -> Params:

@@ -8,14 +8,13 @@ from etils import epath
 
 from msm_jax.cli import UserError
 from msm_jax.model import rope
-from msm_jax.model.config import ModelConfig
+from msm_jax.model.config import LETTERS, ModelConfig
 
 FAMILIES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
@@ -38,6 +37,17 @@ def shape_of(config: dict[str, Any], path: epath.PathLike) -> dict[str, Any]:
     Raises:
       UserError: naming the key that is missing or asks for what this decoder does not have.
     """
+    try:
+        shape = _shape_of(config, path)
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: a value is not of the kind its key has ({error}); copy it again") from error
+    for letter in LETTERS:
+        if not isinstance(shape[letter], int) or shape[letter] < 1:
+            raise UserError(f"{path}: a dimension is {shape[letter]!r} ({letter}); must be a whole number above 0")
+    return shape
+
+
+def _shape_of(config: dict[str, Any], path: epath.PathLike) -> dict[str, Any]:
     family = config.get("model_type")
     if family not in FAMILIES:
         raise UserError(f"{path}: model_type {family!r} is not supported; one of {', '.join(FAMILIES)}")

@@ -1,5 +1,6 @@
 """peft's LoRA adapters: adapter_config.json and adapter_model.safetensors, in and out."""
 
+import math
 from typing import Any
 
 from etils import epath
@@ -12,21 +13,28 @@ from msm_jax.model.config import LINEAR, ModelConfig
 from msm_jax.model.lora import LoraConfig, adapter_table
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# What may stand in an adapter_config.json, and must be as here: each changes what the adapter computes or holds.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "bias": ("none", None),
-    "use_rslora": (False, None),
-    "use_dora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "lora_bias": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "modules_to_save": ([], None),
-    "layers_to_transform": ([], None),
-    "layer_replication": ([], None),
-    "target_parameters": ([], None),
-    "trainable_token_indices": ([], None, {}),
+# What an adapter_config.json may say without changing what the adapter computes. Whatever else is set in one is a
+# variant of LoRA that this project does not have.
+_HARMLESS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
 }
+_PLAIN: dict[str, tuple[Any, ...]] = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva")}
 
 
 def is_adapter(directory: epath.PathLike) -> bool:
@@ -43,11 +51,11 @@ def read_config(directory: epath.PathLike, tensors: Tensors) -> LoraConfig:
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type {config.get('peft_type')!r}; only LORA is supported")
-    for key, plain in _PLAIN.items():
-        if config.get(key) not in plain:
-            raise UserError(f"{path}: {key} = {config[key]!r} is not supported")
+    for key, value in config.items():
+        if key not in _HARMLESS and value and value not in _PLAIN.get(key, ()):
+            raise UserError(f"{path}: {key} = {value!r} is not supported")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+    if not isinstance(rank, int) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise UserError(f"{path}: r = {rank!r} and lora_alpha = {alpha!r} must be numbers")
     names = tensors.names()
     targets = tuple(t for t in LINEAR if any(f".{_module(t)}.lora_A." in name for name in names))

@@ -44,6 +44,7 @@ def check(tensors: Tensors, table: Table, dims: Dims, *, tied: bool = False) -> 
             raise UserError(
                 f"{tensors.file(name)}: tensor {name} is {list(tensors.shape(name))}, expected {list(shape)}"
             )
+        tensors.dtype(name)  # complains of one that cannot be read
     for name in sorted(names - set(expected)):
         if not (name.endswith(IGNORED) or (tied and name == "lm_head.weight")):
             raise UserError(f"{tensors.file(name)}: tensor {name} is none of this model's; is config.json another's?")

@@ -76,7 +76,9 @@ def initial_factor(cfg: ModelConfig, lora: LoraConfig, path: str, param: Param, 
 def product(name: str, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     """alpha/r · a·b in float32: what the adapter adds to the weight of one layer, [in…, out…]."""
     ins, outs = LINEAR[name].ins, LINEAR[name].outs
-    return scale * jnp.einsum(f"{ins}r,r{outs}->{ins}{outs}", a.astype(jnp.float32), b.astype(jnp.float32))
+    exact = jax.lax.Precision.HIGHEST  # accelerators multiply float32 in fewer bits unless told
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return scale * jnp.einsum(f"{ins}r,r{outs}->{ins}{outs}", a, b, precision=exact)
 
 
 def merged(params: Tree, adapter: Tree, lora: LoraConfig) -> Tree:

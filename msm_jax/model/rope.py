@@ -33,6 +33,11 @@ def check(scaling: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: rope_type {kind!r} needs {', '.join(sorted(missing))}")
     if unknown := given - required - optional:
         raise UserError(f"{where}: rope_type {kind!r} does not know {', '.join(sorted(unknown))}")
+    for key in given - {"truncate"}:
+        if not isinstance(scaling[key], int | float) or not 0 < scaling[key] < math.inf:
+            raise UserError(f"{where}: {key} = {scaling[key]!r}: must be a number above 0")
+    if kind == "llama3" and scaling["high_freq_factor"] <= scaling["low_freq_factor"]:
+        raise UserError(f"{where}: high_freq_factor must be above low_freq_factor")
 
 
 def frequencies(cfg: ModelConfig) -> tuple[np.ndarray, float]:

@@ -52,7 +52,6 @@ def given(tokenizer, text):
         ([ASK, says("Colby."), AGAIN, LATER], "cot", ["<think>\nI am.\n</think>\n\nYes.<|im_end|>"]),
         ([ASK, THOUGHT], "by_row", ["<think>\nColby is cheap.\n</think>\n\nColby.<|im_end|>"]),
         ([ASK, COLBY], "by_row", ["Colby 🎉.<|im_end|>"]),
-        ([ASK, COLBY], "ignore", [EMPTY + "Colby 🎉.<|im_end|>"]),
     ],
 )
 def test_qwen3(qwen3, open_once, messages, policy, expected):
@@ -93,11 +92,18 @@ def test_the_flag_goes_to_the_roles_that_take_it_in_rows_without_thoughts(qwen3,
     assert tok.decode(tok.chat_prompt(once, users)).count("/no_think") == 1
 
 
+def test_a_thinking_template_wants_to_be_told(qwen3, open_once):
+    for use in (open_once(qwen3).encode_chat, open_once(qwen3).chat_prompt):
+        with pytest.raises(UserError, match="knows thinking; say config.chat.thinking=cot, no_think or by_row"):
+            use([ASK, COLBY], POLICIES["ignore"])
+
+
 def test_prompts_ask_for_what_the_policy_trains(qwen3, open_once):
     tok = open_once(qwen3)
-    ends = {name: tok.decode(tok.chat_prompt([ASK], policy), special=True) for name, policy in POLICIES.items()}
+    told = {name: policy for name, policy in POLICIES.items() if name != "ignore"}
+    ends = {name: tok.decode(tok.chat_prompt([ASK], policy), special=True) for name, policy in told.items()}
     plain = "<|im_start|>user\nBrie or Colby?<|im_end|>\n<|im_start|>assistant\n"
-    assert ends == {"ignore": plain, "cot": plain, "no_think": plain + EMPTY, "by_row": plain}
+    assert ends == {"cot": plain, "no_think": plain + EMPTY, "by_row": plain}
 
 
 def test_qwen25(qwen3, open_once):

@@ -235,7 +235,9 @@ def test_a_model_on_cloud_storage(place, gcs):  # noqa: F811
         (["--config.init_from=nowhere"], "nowhere: no such directory"),
         (["--config.init_from="], "config.init_from: empty, and config.model has no shape"),
         (["--config.init_words=(('a','b'),)"], "without LoRA"),
-        (["--config.lora.init_from=BASE"], "not a peft adapter"),
+        (["--config.lora.init_from=BASE"], "is a model by itself, not an adapter"),
+        (["--config.lora.base=BASE", "--config.init_from=BASE"], "is a model by itself, not an adapter"),
+        (["--config.out=gs://bucket/run"], "config.out = gs://bucket/run: must be a local directory"),
     ],
 )  # fmt: skip
 def test_bad_settings_leave_no_trace(more, message, place, tmp_path):
@@ -258,8 +260,13 @@ def test_a_base_that_moved_or_changed(place, tmp_path):
         f"--config.model={tmp_path / 'msm'}",
         f"--config.out={tmp_path / 'out'}",
     ]
-    with pytest.raises(UserError, match="gone: no such directory"):
+    with pytest.raises(UserError, match="msm: its base cannot be opened .*gone: no such directory.* config.base"):
         export.main(command)
+    tiny_step = ["--config.optim.steps=1", "--config.optim.warmup_steps=0"]
+    again = (tmp_path / "aft", place / "chats-rows", tmp_path / "msm", *tiny_step)
+    with pytest.raises(UserError, match="config.lora.base"):
+        run("smollm2_135m_aft", *again)
+    run("smollm2_135m_aft", *again, f"--config.lora.base={tmp_path / 'base'}")
     export.main([*command, f"--config.base={tmp_path / 'base'}"])
     shutil.rmtree(tmp_path / "out")
     path = tmp_path / "base" / "model.safetensors"
@@ -291,6 +298,12 @@ def test_another_tokenizer(place, tmp_path):
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"hidden_size": None}, "has no 'hidden_size'"),
+        ({"hidden_size": "32"}, "config.json: a dimension is '32' (D)"),
+        ({"num_attention_heads": 0}, "config.json: a"),
+        ({"num_hidden_layers": 2.0}, "config.json: a dimension is 2.0 (L)"),
+        ({"layer_types": 5}, "config.json: a value is not of the kind its key has"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "4"}}, "factor = '4': must be a number"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": "abc", "factor": 4}}, "config.json: a value is not"),
         ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight is missing"),
         ({"num_hidden_layers": 1}, "tensor model.layers.1.input_layernorm.weight is none of this model's"),
         ({"intermediate_size": 50}, "tensor model.layers.0.mlp.gate_proj.weight is [48, 32], expected [50, 32]"),

@@ -86,9 +86,16 @@ def test_an_adapter_trained_here_is_the_same_under_peft(directory, model, theirs
     text = " ".join(PAGE.split()[:60])
     artifact.write_jsonl(tmp_path / "page.jsonl", [{"id": f"p{i}", "text": f"{i}. {text}"} for i in range(8)])
     where = [f"--config.documents={tmp_path / 'page.jsonl'}", f"--config.out={tmp_path / 'rows'}"]
-    shards.main(["", "--config=configs/data/shards.py", *where, f"--config.tokenizer={directory}", "--config.seq_len=128"])
+    shards.main(
+        ["", "--config=configs/data/shards.py", *where, f"--config.tokenizer={directory}", "--config.seq_len=128"]
+    )
     run = [f"--config.data.sources=('{tmp_path / 'rows'}',)", f"--config.out={tmp_path / 'msm'}"]
-    small = ["--config.optim.steps=3", "--config.data.batch_rows=8", "--config.optim.warmup_steps=1", "--config.lora.rank=8"]
+    small = [
+        "--config.optim.steps=3",
+        "--config.data.batch_rows=8",
+        "--config.optim.warmup_steps=1",
+        "--config.lora.rank=8",
+    ]
     train.main(["", "--config=configs/smollm2_135m_msm.py", f"--config.init_from={directory}", *run, *small])
     losses = [row["loss"] for row in metrics.read(tmp_path / "msm")]
     assert losses[-1] < losses[0] - 0.1

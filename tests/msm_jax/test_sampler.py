@@ -114,6 +114,12 @@ def test_no_request_compiles_anew(model):
         ):
             list(sampler.generate(prompts, settings))
         assert sampler._prefill._cache_size() == sampler._decode._cache_size() == 1
+        for temperature, top_p, seed in ((0.5, 0.9, 1), (1.0, 0.5, 2), (2.0, 0.1, 3)):
+            list(sampler.generate(PROMPTS[:4], Settings(20, temperature, top_p, seed)))
+        assert sampler._prefill._cache_size() == sampler._decode._cache_size() == 2
+        for n in (40, 50, 64):
+            list(sampler.generate(PROMPTS[:4], Settings(n)))
+        assert sampler._decode._cache_size() == 3
 
 
 @pytest.mark.parametrize(
@@ -165,16 +171,26 @@ def test_the_command(tmp_path, capsys):
         (["--config.prompt=w5", "--config.top_p=2.0"], "config.top_p = 2.0"),
         (["--config.prompts=ROWS"], "prompts.jsonl:2: must be an object with either `text` or `messages`"),
         (["--config.prompt=w5", "--config.dtype=int4"], "int4"),
-        (["--config.prompt=w5", "--config.chat.thinking=cot"], ""),
+        (["--config.prompt=w5", "--config.out=gs://bucket/said"], "config.out = gs://bucket/said: must be a local"),
+        (["--config.prompt=w5", "--config.seed=4294967296"], "config.seed = 4294967296"),
+        (["--config.prompt=w5", "--config.stop_ids=('a',)"], "config.stop_ids"),
+        (["--config.prompts=SURROGATE"], "surrogate.jsonl:1: holds half a surrogate pair"),
+        (
+            ["--config.prompt=w5", "--config.model=no/such"],
+            "no/such: no such directory here, and not to be had from a hub",
+        ),
+        (["--config.prompt=w5", "--config.model=../no such"], "../no such: no such directory"),
+        (["--config.prompt=w5", "--config.adapter=MODEL"], "is a model by itself, not an adapter"),
         (["--config.prompt=w5", "--config.chat.template=none.jinja"], "none.jinja"),
     ],
 )
 def test_bad_input(args, words, tmp_path):
     directory = save_whole("qwen3", tmp_path / "model")
     (tmp_path / "prompts.jsonl").write_text('{"text": "w5"}\n{"prompt": "w5"}\n')
-    args = [arg.replace("ROWS", str(tmp_path / "prompts.jsonl")) for arg in args]
-    if not words:
-        return command(f"--config.model={directory}", "--config.max_tokens=1", *args)  # a template may ignore thinking
+    (tmp_path / "surrogate.jsonl").write_text('{"text": "w5", "id": "\\ud83d"}\n')
+    places = {"ROWS": "prompts.jsonl", "SURROGATE": "surrogate.jsonl", "MODEL": "model"}
+    for name, file in places.items():
+        args = [arg.replace(name, str(tmp_path / file)) for arg in args]
     with pytest.raises(UserError) as error:
         command(f"--config.model={directory}", *args)
     assert words in str(error.value)
@@ -188,3 +204,47 @@ def test_more_ids_than_rows(tmp_path):
     save_tokenizer(directory, words=97)
     with pytest.raises(UserError, match=r"the tokenizer has 97 ids, the model's embedding 96 rows"):
         command(f"--config.model={directory}", "--config.prompt=w5")
+
+
+def test_log_probabilities_count_rows_that_no_word_has(tmp_path):
+    """A tokenizer with fewer ids than the embedding has rows, as all of Qwen's: never said, but part of the sum."""
+    from tests.invariants.families import save_tokenizer
+
+    model = open_model(str(save_tokenizer(save_whole("qwen2", tmp_path / "model"), words=60)))
+    prompts = [[t % 60 for t in prompt] for prompt in PROMPTS]
+    for settings in (Settings(max_tokens=8), Settings(max_tokens=8, temperature=3.0)):
+        found = said(model, settings, prompts)
+        assert max(max(c.tokens) for c in found) < 60
+        with jax.sharding.set_mesh(model.mesh):
+            scores = Sampler(model, 4).score(prompts, [c.tokens for c in found])
+        for completion, log_p in zip(found, scores, strict=True):
+            np.testing.assert_allclose(completion.log_p, log_p, atol=1e-4)
+
+
+def test_tokens_before_a_stop_string_make_up_its_text():
+    class Bytes:
+        vocab_size = 256
+
+        def decode(self, tokens):
+            return bytes(tokens).decode(errors="replace")
+
+    sampler = object.__new__(Sampler)
+    sampler._model = type("Stub", (), {"tokenizer": Bytes()})
+    said = "caf🙂STOP x".encode()
+    cut = sampler._completion(np.array(list(said)), np.zeros(len(said), np.float32), Settings(99, stop=("STOP",)))
+    assert (cut.text, bytes(cut.tokens).decode(), cut.finish) == ("caf🙂", "caf🙂", "stop")
+    assert len(cut.log_p) == len(cut.tokens)
+
+
+def test_a_changed_template_is_another_sample(tmp_path):
+    directory = save_whole("qwen3", tmp_path / "model")
+    args = [
+        f"--config.model={directory}",
+        "--config.prompt=w5",
+        "--config.max_tokens=2",
+        f"--config.out={tmp_path / 'out'}",
+    ]
+    command(*args)
+    (directory / "chat_template.jinja").write_text("{% for m in messages %}w20 {{ m.content }}<end>{% endfor %}")
+    with pytest.raises(UserError, match="made by another recipe .*template"):
+        command(*args)
