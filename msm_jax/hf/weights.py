@@ -22,7 +22,7 @@ from msm_jax.sharding import param_spec
 
 Tree = dict[str, Any]
 Table = Mapping[str, Param]
-READ_AHEAD = 2  # tensors in the host's memory beside the one being placed
+AT_ONCE = 4  # parameters that are filled side by side, each holding one tensor in the host's memory
 IGNORED = ("rotary_emb.inv_freq",)  # buffers that old checkpoints carry
 
 
@@ -53,29 +53,32 @@ def check(tensors: Tensors, table: Table, dims: Dims, *, tied: bool = False) -> 
 def load(tensors: Tensors, table: Table, dims: Dims, dtype: str, progress: Callable[[int], None] | None = None) -> Tree:
     """All arrays of the table in `dtype`, on the mesh in use; `progress` hears of every tensor's bytes.
 
-    Every host reads every tensor and keeps what its devices hold.
+    A few parameters are filled at a time, each tensor after tensor. Every host reads every tensor and keeps what its
+    devices hold.
     """
     mesh = jax.sharding.get_mesh()
-    arrays: dict[str, jax.Array] = {}
-    order = list(names_of(table, dims))
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
-        ahead = [pool.submit(tensors.read, name) for _, _, name in order[:READ_AHEAD]]
-        for n, (path, layer, _) in enumerate(order):
-            raw = ahead.pop(0).result()
-            if n + READ_AHEAD < len(order):
-                ahead.append(pool.submit(tensors.read, order[n + READ_AHEAD][2]))
-            param = table[path]
-            if layer == 0 and param.stacked:
-                place = jax.NamedSharding(mesh, param_spec(param.letters))
+
+    def fill(path: str) -> jax.Array:
+        param = table[path]
+        place = jax.NamedSharding(mesh, param_spec(param.letters))
+        with jax.sharding.set_mesh(mesh):  # the mesh in use belongs to a thread
+            array = None
+            if param.stacked:
                 empty = functools.partial(jnp.zeros, param.shape(dims), dtype)
-                arrays[path] = jax.jit(empty, out_shardings=place)()
-            cut = jax.make_array_from_callback(raw.shape, _raw_sharding(param), raw.__getitem__)
-            turned = _turner(param, tuple(dims.items()), dtype)(cut)
-            arrays[path] = _put(arrays[path], turned, layer) if param.stacked else turned
-            arrays[path].block_until_ready()  # else tensors pile up behind a busy device
-            if progress:
-                progress(raw.nbytes)
-    return tree_of(arrays)
+                array = jax.jit(empty, out_shardings=place)()
+            turn = _turner(param, tuple(dims.items()), dtype)
+            for layer in range(dims["L"] if param.stacked else 1):
+                raw = tensors.read(param.hf.format(layer))
+                turned = turn(jax.make_array_from_callback(raw.shape, _raw_sharding(param), raw.__getitem__))
+                array = turned if array is None else _put(array, turned, layer)
+                array.block_until_ready()  # else tensors pile up behind a busy device
+                if progress:
+                    progress(raw.nbytes)
+        assert array is not None
+        return array
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return tree_of(dict(zip(table, pool.map(fill, table), strict=True)))
 
 
 def _raw_sharding(param: Param) -> jax.NamedSharding:
