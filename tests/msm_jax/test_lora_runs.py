@@ -318,3 +318,26 @@ def test_a_config_that_is_not_ours(change, message, place, tmp_path):
     assert message in str(error.value)
     assert str(tmp_path / "base") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({"model.norm.weight": t["model.norm.weight"].astype(np.int8)}), "tensor model.norm.weight has dtype I8"),
+        (lambda t: t.pop("model.norm.weight"), "tensor model.norm.weight is missing"),
+        (lambda t: t.update({"model.vision.weight": t["model.norm.weight"]}), "model.vision.weight is none of this model's"),
+        (lambda t: t.update({"model.norm.weight": t["model.norm.weight"][:-1].copy()}), "model.norm.weight is [31], expected [32]"),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_not_the_models(change, message, place, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(place / "base", tmp_path / "base")
+    path = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    with pytest.raises(UserError) as error:
+        open_pretrained(str(tmp_path / "base"))
+    assert message in str(error.value)
+    assert str(tmp_path / "base") in str(error.value)
