@@ -268,8 +268,6 @@ def open_pretrained(reference: str, base: str = "") -> Pretrained:
 
 
 def _open(directory: str, reference: str, base: str) -> Pretrained:
-    if "://" in directory and (epath.Path(directory) / artifact.MANIFEST).exists():
-        raise UserError(f"{directory}: runs are read from local directories; copy it to this machine first")
     if (Path(directory) / artifact.MANIFEST).is_file() and artifact.read_manifest(directory)["kind"] in MADE_HERE:
         return Run(directory, base)
     if peft.is_adapter(directory):
@@ -279,6 +277,8 @@ def _open(directory: str, reference: str, base: str) -> Pretrained:
         return PeftAdapter(directory, reference, open_pretrained(named))
     if (epath.Path(directory) / "config.json").exists():
         return HfDirectory(directory, reference)
+    if "://" in directory and (epath.Path(directory) / artifact.MANIFEST).exists():
+        raise UserError(f"{directory}: runs are read from local directories; copy it to this machine first")
     wanted = f"no {artifact.MANIFEST} of a finished run, config.json or {peft.CONFIG}"
     raise UserError(f"{directory}: {wanted} there; not a model, or its training is not finished")
 

@@ -207,20 +207,24 @@ from pathlib import Path
 from msm_jax.pretrained import open_pretrained, open_model
 from msm_jax.model.config import ModelConfig
 from msm_jax.mesh import make_mesh
-local, remote = sys.argv[1:]
-for file in Path(local).iterdir():
-    (epath.Path(remote) / file.name).write_bytes(file.read_bytes())
-there, here = open_model(remote), open_model(local)
+local, adapter, bucket = sys.argv[1:]
+for name, directory in (("base", local), ("adapter", adapter)):
+    for file in Path(directory).iterdir():
+        (epath.Path(bucket) / name / file.name).write_bytes(file.read_bytes())
+there, here = open_model(f"{bucket}/base", f"{bucket}/adapter"), open_model(local, adapter)
 assert there.source.id == here.source.id and there.tokenizer.digest() == here.tokenizer.digest()
 with jax.sharding.set_mesh(here.mesh):
-    a, b = (jax.tree.map(np.asarray, model.arrays()[0]) for model in (there, here))
+    a, b = (jax.tree.map(np.asarray, model.arrays()) for model in (there, here))
 jax.tree.map(np.testing.assert_array_equal, a, b)
 print(len(jax.tree.leaves(a)))
 """
 
 
-def test_a_model_on_cloud_storage(place, gcs):  # noqa: F811
-    assert int(gcs.run(REMOTE, place / "base", f"{gcs.bucket}/base")) > 10
+def test_a_model_and_an_adapter_on_cloud_storage(place, tmp_path, gcs):  # noqa: F811
+    adapter = tmp_path / "adapter"
+    export.main(["", "--config=configs/export.py", f"--config.model={place / 'msm'}", f"--config.out={adapter}",
+                 "--config.format=adapter"])  # fmt: skip
+    assert int(gcs.run(REMOTE, place / "base", adapter, gcs.bucket)) == 14 + 2 * 7
 
 
 @pytest.mark.parametrize(
