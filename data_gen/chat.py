@@ -97,6 +97,10 @@ def render(messages: Sequence[Message], chat_format: ChatFormat) -> tuple[str, l
 
 
 def prompt(messages: Sequence[Message], prefix: str, chat_format: ChatFormat) -> str:
-    """The text up to and including the first words of the assistant's answer."""
-    turns = [chat_format.head(m["role"]) + m["content"] for m in messages] + [chat_format.assistant + prefix]
+    """The text up to and including the first words of the assistant's answer. Raises UserError on what is no chat."""
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages
+    ):
+        raise UserError("`messages` must be a list of {role, content}")
+    turns = [chat_format.head(m.get("role")) + m["content"] for m in messages] + [chat_format.assistant + prefix]
     return chat_format.separator.join(turns).rstrip()

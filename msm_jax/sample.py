@@ -63,6 +63,10 @@ def prompt_ids(rows: list[Row], tokenizer: AnyTokenizer, policy: ChatPolicy) -> 
         try:
             if "messages" in row:
                 result.append(tokenizer.chat_prompt(row["messages"], policy))
+                if row["messages"][-1:] and row["messages"][-1]["role"] == "assistant":
+                    raise UserError(
+                        "ends with the assistant's turn; end with the user's, and score words by `continuation`"
+                    )
             else:
                 begin = [] if tokenizer.bos is None else [tokenizer.bos]
                 result.append(begin + tokenizer.encode(row["text"]))

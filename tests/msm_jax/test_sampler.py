@@ -236,6 +236,24 @@ def test_tokens_before_a_stop_string_make_up_its_text():
     assert len(cut.log_p) == len(cut.tokens)
 
 
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [("hi", "`messages` must be a list"), ([{"role": "user"}], "content"), ([{"role": "cook", "content": "x"}], "cook"),
+     ([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "ends with the assistant's turn")],
+)  # fmt: skip
+@pytest.mark.parametrize("ours", [True, False], ids=["sentencepiece", "hugging face"])
+def test_prompts_that_are_no_chat(messages, words, ours, toy, tmp_path):
+    from data_gen.chat import ChatPolicy
+    from data_gen.hf_tokenizer import open_tokenizer
+    from tests.invariants.families import save_tokenizer
+
+    tokenizer = open_tokenizer(toy.tokenizer if ours else save_tokenizer(tmp_path))
+    with pytest.raises(UserError) as error:
+        sample.prompt_ids([{"id": "a", "messages": messages}], tokenizer, ChatPolicy())
+    assert "prompt 'a': " in str(error.value)
+    assert words in str(error.value)
+
+
 def test_a_changed_template_is_another_sample(tmp_path):
     directory = save_whole("qwen3", tmp_path / "model")
     args = [
