@@ -41,7 +41,7 @@ def _reader(tensors: Tensors, param: Param, cfg: ModelConfig, dtype: np.dtype) -
     def layer(start: int, stop: int) -> np.ndarray:
         assert stop == start + 1
         raw = tensors.read(param.hf.format(start))
-        turned = raw.T if param.ins and param.outs else raw
+        turned = raw.T if param.ins else raw
         return turned.reshape(1, *shape[1:]).astype(dtype, copy=False)
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -74,9 +74,7 @@ def main(argv: list[str]) -> None:
     job.header["source"] = absolute(source.reference)  # what adapters of it are said to stand on
     with job:
         tokenizer.copy_to(job.tmp)
-        (job.tmp / "hf").mkdir()
-        for name, text in source.hf_files().items():
-            artifact.write_atomic(job.tmp / "hf" / name, text)
+        source.write_hf_files(job.tmp)
         table = dict(leaves(source.tensors, cfg))
         total = sum(leaf.nbytes for leaf in table.values())
         digest = params_writer.write(job.tmp, 0, table, progress=cli.Progress(f"writing {config.out}", total, "GB"))

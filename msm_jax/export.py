@@ -20,7 +20,7 @@ from msm_jax.hf import tokenizer as hf_tokenizer
 from msm_jax.mesh import make_mesh
 from msm_jax.model.config import ModelConfig, param_table
 from msm_jax.model.transformer import Params
-from msm_jax.pretrained import Pretrained, inputs_of, json_of, open_pretrained
+from msm_jax.pretrained import Pretrained, inputs_of, open_pretrained
 
 FORMATS = ("model", "adapter")
 DTYPES = ("", "float32", "bfloat16")
@@ -53,7 +53,7 @@ def _progress(tensors: list[safetensors.Spec]) -> cli.Progress:
 
 def model_files(source: Pretrained, cfg: ModelConfig, dtype: str, max_positions: int) -> dict[str, dict[str, Any]]:
     """config.json and generation_config.json: an imported model's own, else made from its shape."""
-    files = {name: json_of(name, text) for name, text in source.hf_files().items()}
+    files = {name: hf_config.parse_json(name, text) for name, text in source.hf_files().items()}
     if not files:
         tokenizer = source.tokenizer()
         ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}

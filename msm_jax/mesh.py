@@ -34,3 +34,8 @@ def check_mesh(cfg: ModelConfig, mesh: Mesh) -> None:
     for letter, axis in (("D", "fsdp"), ("H", "tensor"), ("K", "tensor"), ("F", "tensor"), ("V", "tensor")):
         if cfg.dims[letter] % mesh.shape[axis]:
             raise UserError(f"config.mesh.{axis} = {mesh.shape[axis]}: does not divide {letter} = {cfg.dims[letter]}")
+
+
+def default_dtype() -> str:
+    """Of the matrix products where nobody says another."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"

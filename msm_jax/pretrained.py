@@ -8,7 +8,6 @@ name of a repository on a hub. A LoRA run or an adapter stands on a base, which 
 import atexit
 import dataclasses
 import functools
-import json
 import re
 import shutil
 import tempfile
@@ -27,7 +26,7 @@ from msm_jax.cli import UserError
 from msm_jax.hf import config as hf_config
 from msm_jax.hf import peft, weights
 from msm_jax.hf.safetensors import Tensors
-from msm_jax.mesh import check_mesh, make_mesh
+from msm_jax.mesh import check_mesh, default_dtype, make_mesh
 from msm_jax.model import lora as lora_module
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig, param_table
@@ -76,6 +75,12 @@ class Pretrained:
         """config.json and generation_config.json as they came; {} where the model was never imported."""
         return {}
 
+    def write_hf_files(self, out: Path) -> None:
+        """They go with every run and checkpoint made of it, so that an export is what was imported."""
+        for name, text in self.hf_files().items():
+            (out / "hf").mkdir(exist_ok=True)
+            artifact.write_atomic(out / "hf" / name, text)
+
     @property
     def published(self) -> str:
         """What others can load it by, for an adapter_config.json."""
@@ -84,7 +89,7 @@ class Pretrained:
     @property
     def dtype(self) -> str:
         """Of the matrix products when nobody says another: float32 on a CPU, else bfloat16."""
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return default_dtype()
 
     @property
     def stored_dtype(self) -> str:
@@ -122,7 +127,7 @@ class Run(Pretrained):
 
     def params(self, cfg: ModelConfig) -> Params:
         if self.lora:
-            return self.base.merged(cfg)
+            return super().params(cfg)
         _, target, _ = transformer.abstract(dataclasses.replace(cfg, param_dtype=self.model.param_dtype))
         params = checkpoint.load(self.reference, "params", target)
         if cfg.param_dtype == self.model.param_dtype:
@@ -140,8 +145,7 @@ class Run(Pretrained):
         return self.manifest.get("source", self.reference)
 
     def hf_files(self) -> dict[str, str]:
-        paths = [Path(self.reference) / "hf" / name for name in HF_FILES]
-        return {path.name: path.read_text() for path in paths if path.is_file()}
+        return _hf_files(Path(self.reference) / "hf")
 
     @property
     def dtype(self) -> str:
@@ -175,8 +179,7 @@ class HfDirectory(Pretrained):
         return _tokenizer(self.directory, template)
 
     def hf_files(self) -> dict[str, str]:
-        paths = [epath.Path(self.directory) / name for name in HF_FILES]
-        return {path.name: path.read_text() for path in paths if path.exists()}
+        return _hf_files(epath.Path(self.directory))
 
     @property
     def stored_dtype(self) -> str:
@@ -210,6 +213,11 @@ class PeftAdapter(Pretrained):
 
     def hf_files(self) -> dict[str, str]:
         return self.base.hf_files()
+
+
+def _hf_files(directory: Path | epath.Path) -> dict[str, str]:
+    paths = [directory / name for name in HF_FILES]
+    return {path.name: path.read_text() for path in paths if path.exists()}
 
 
 def _tokenizer(directory: str, template: str) -> AnyTokenizer:
@@ -301,7 +309,7 @@ class Model:
         """The tokens that end what the model says: the tokenizer's, and those of an imported generation config."""
         files = self.source.hf_files()
         file = next((name for name in reversed(HF_FILES) if name in files), None)
-        given = json_of(file, files[file]).get("eos_token_id") if file else None
+        given = hf_config.parse_json(file, files[file]).get("eos_token_id") if file else None
         more = given if isinstance(given, list) else [] if given is None else [given]
         if not all(isinstance(token, int) for token in more):
             raise UserError(
@@ -337,17 +345,6 @@ def inputs_of(source: Pretrained, tokenizer: AnyTokenizer) -> dict[str, dict[str
     """Weights, tokenizer, chat template and config files of a model, by their content."""
     files = {"hf_files": {"kind": "json", "id": artifact.digest(source.hf_files())}}
     return {"model": {"kind": "model", "id": source.id}} | tokenizer.inputs() | files
-
-
-def json_of(name: str, text: str) -> dict[str, Any]:
-    """Raises UserError where the text is no JSON object."""
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{name}: not readable as JSON ({error}); copy it again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{name}: not a JSON object; copy it again")
-    return found
 
 
 def check_vocabulary(tokenizer: AnyTokenizer, cfg: ModelConfig) -> None:

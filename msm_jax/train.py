@@ -22,7 +22,7 @@ from data_gen.tokenizer import UNK, AnyTokenizer, Tokenizer
 from msm_jax import artifact, cli, data, metrics
 from msm_jax.checkpoint import Checkpoints, checkpointed, params_digest
 from msm_jax.cli import UserError
-from msm_jax.mesh import check_mesh, make_mesh
+from msm_jax.mesh import check_mesh, default_dtype, make_mesh
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.lora import LoraConfig
@@ -131,7 +131,7 @@ def model_config(config: ConfigDict, start: Pretrained | None, tokenizer: AnyTok
     """
     given = config.model.to_dict()
     if not given["dtype"]:
-        given["dtype"] = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        given["dtype"] = default_dtype()
     if not given["param_dtype"]:  # what is trained deserves float32; what is frozen only passes through the products
         given["param_dtype"] = given["dtype"] if config.lora.rank else "float32"
     if not start and "D" not in given:
@@ -139,14 +139,18 @@ def model_config(config: ConfigDict, start: Pretrained | None, tokenizer: AnyTok
     shape = start.shape if start else {"V": padded_vocab(tokenizer.vocab_size)}
     cfg = ModelConfig(**(given | shape))
     if start:
-        asked = ModelConfig(**(shape | given)).shape()
-        wrong = [f"{k} = {v} there, {asked[k]} here" for k, v in cfg.shape().items() if asked[k] != v]
+        wrong = unlike(cfg.shape(), ModelConfig(**(shape | given)).shape())
         if wrong:
-            raise UserError(f"{start.reference}: another model than config.model ({'; '.join(wrong)})")
+            raise UserError(f"{start.reference}: another model than config.model ({wrong})")
         if start.tokenizer().digest() != tokenizer.digest():
             raise UserError(f"{start.reference}: has another tokenizer than config.data.sources were made with")
     check_vocabulary(tokenizer, cfg)
     return cfg
+
+
+def unlike(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The keys whose values differ, in words; "" where none does."""
+    return "; ".join(f"{k} = {v!r} there, {here[k]!r} here" for k, v in there.items() if here[k] != v)
 
 
 def lora_config(config: ConfigDict, start: Pretrained | None) -> LoraConfig | None:
@@ -166,14 +170,10 @@ def lora_config(config: ConfigDict, start: Pretrained | None) -> LoraConfig | No
                 f"{start.reference}: has an adapter; set config.lora.rank = {start.lora.rank} to go on training it, "
                 "or config.lora.restart=True to merge it first"
             )
-        wrong = [
-            f"{k} = {v!r} there, {lora.shape()[k]!r} here"
-            for k, v in start.lora.shape().items()
-            if lora.shape()[k] != v
-        ]
+        wrong = unlike(start.lora.shape(), lora.shape())
         if wrong:
             raise UserError(
-                f"{start.reference}: another adapter than config.lora ({'; '.join(wrong)}); set the same, or "
+                f"{start.reference}: another adapter than config.lora ({wrong}); set the same, or "
                 "config.lora.restart=True to merge it and start afresh"
             )
     return lora
@@ -326,7 +326,8 @@ def train(
         state = checkpoints.restore(first, state)
     else:
         tokenizer.copy_to(out)
-        write_hf_files(out, start)
+        if start:
+            start.write_hf_files(out)
         artifact.write_atomic(out / "receipt.txt", shown)
     n_trained = sum(x.size for x in jax.tree.leaves(shape))
     n_params = sum(x.size for x in jax.tree.leaves(shapes[0]))
@@ -361,13 +362,6 @@ def empty(shape: Params) -> Params:
     """Zeros of these shapes, dtypes and shardings."""
     zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), shape)
     return jax.jit(zeros, out_shardings=jax.tree.map(lambda x: x.sharding, shape))()
-
-
-def write_hf_files(out: Path, start: Pretrained | None) -> None:
-    """An imported model's own config files go with the run, so that its export is what was imported."""
-    for name, text in (start.hf_files() if start else {}).items():
-        (out / "hf").mkdir(exist_ok=True)
-        artifact.write_atomic(out / "hf" / name, text)
 
 
 if __name__ == "__main__":

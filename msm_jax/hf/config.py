@@ -21,13 +21,22 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
     """Raises UserError where there is no such file or it holds no JSON object."""
     path = epath.Path(path)
     try:
-        found = json.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; is {path.parent} a whole Hugging Face directory?") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); copy it again") from error
+    return parse_json(str(path), text)
+
+
+def parse_json(where: str, text: str) -> dict[str, Any]:
+    """Raises UserError where the text is no JSON object; `where` is for messages."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: not readable as JSON ({error}); copy it again") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path}: not a JSON object; copy it again")
+        raise UserError(f"{where}: not a JSON object; copy it again")
     return found
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from msm_jax.cli import UserError
 from msm_jax.hf.safetensors import Spec, Tensors
 from msm_jax.model.config import Dims, Param, leaf_at, tree_of
-from msm_jax.model.lora import LoraConfig, product
+from msm_jax.model.lora import LoraConfig, added
 from msm_jax.sharding import param_spec
 
 Tree = dict[str, Any]
@@ -155,7 +155,7 @@ def _taker(param: Param, dtype: np.dtype, target: str, scale: float) -> Callable
 
         ours = pick(array) if param.stacked else array
         if target:
-            ours = ours.astype(jnp.float32) + product(target, pick(factors["a"]), pick(factors["b"]), scale)
+            ours = added(target, ours, pick(factors["a"]), pick(factors["b"]), scale)
         return jax.sharding.reshard(ours.astype(dtype), jax.P(*[None] * ours.ndim))
 
     return jax.jit(take)

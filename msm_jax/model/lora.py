@@ -73,12 +73,12 @@ def initial_factor(cfg: ModelConfig, lora: LoraConfig, path: str, param: Param, 
     return (jax.random.normal(key, shape, jnp.float32) / lora.rank).astype(lora.dtype)
 
 
-def product(name: str, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    """alpha/r · a·b in float32: what the adapter adds to the weight of one layer, [in…, out…]."""
+def added(name: str, weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    """One layer's weight [in…, out…] + alpha/r · a·b, in float32."""
     ins, outs = LINEAR[name].ins, LINEAR[name].outs
     exact = jax.lax.Precision.HIGHEST  # accelerators multiply float32 in fewer bits unless told
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    return scale * jnp.einsum(f"{ins}r,r{outs}->{ins}{outs}", a, b, precision=exact)
+    return weight.astype(jnp.float32) + scale * jnp.einsum(f"{ins}r,r{outs}->{ins}{outs}", a, b, precision=exact)
 
 
 def merged(params: Tree, adapter: Tree, lora: LoraConfig) -> Tree:
@@ -87,7 +87,7 @@ def merged(params: Tree, adapter: Tree, lora: LoraConfig) -> Tree:
     def add(name: str) -> jax.Array:
         def one(layer: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
             weight, a, b = layer
-            return (weight.astype(jnp.float32) + product(name, a, b, lora.scale)).astype(weight.dtype)
+            return added(name, weight, a, b, lora.scale).astype(weight.dtype)
 
         return jax.lax.map(one, (params["layers"][name], adapter[name]["a"], adapter[name]["b"]))
 

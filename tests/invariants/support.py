@@ -5,11 +5,29 @@ import functools
 import jax
 import numpy as np
 
+from msm_jax import metrics
 from msm_jax.mesh import make_mesh
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.lora import LoraConfig
 from msm_jax.step import make_gradient
+
+
+class KilledError(Exception):
+    """Stands for the kill of a process."""
+
+
+def stop_at(monkeypatch, step):
+    """Makes the trainer die just before this step's metrics are written, as a kill would."""
+    write = metrics.Writer.write
+
+    def dying(self, at, values):
+        if at == step:
+            raise KilledError
+        write(self, at, values)
+
+    monkeypatch.setattr(metrics.Writer, "write", dying)
+
 
 ADAPTER = LoraConfig(rank=4, alpha=6.0, targets=("q", "v", "o", "up", "down"))
 TINY = ModelConfig(V=64, D=32, L=2, H=4, K=2, h=8, F=48)

@@ -13,6 +13,8 @@ import pytest
 from msm_jax import artifact, metrics
 from tests.conftest import ROOT, train_tiny
 
+from .support import KilledError, stop_at
+
 
 def digest(run):
     return artifact.read_manifest(run, "run")["files"]["params"]["sha256"]
@@ -33,22 +35,6 @@ def test_two_runs_are_bit_equal(toy, tiny_run, tmp_path):
 def test_another_seed_is_another_run(toy, tiny_run, tmp_path):
     train_tiny(tmp_path / "other", [toy.shards("base")], "--config.seed=1")
     assert digest(tmp_path / "other") != digest(tiny_run)
-
-
-class KilledError(Exception):
-    """Stands for the kill of a process."""
-
-
-def stop_at(monkeypatch, step):
-    """Makes the trainer die just before this step's metrics are written, as a kill would."""
-    write = metrics.Writer.write
-
-    def dying(self, at, values):
-        if at == step:
-            raise KilledError
-        write(self, at, values)
-
-    monkeypatch.setattr(metrics.Writer, "write", dying)
 
 
 @pytest.mark.parametrize("mesh", ["same", "other"])

@@ -1,5 +1,6 @@
 """From a Hugging Face directory through midtraining and fine-tuning by LoRA to what transformers and peft load."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -16,7 +17,7 @@ from msm_jax.model import transformer
 from msm_jax.pretrained import open_model, open_pretrained
 from tests.gcs import gcs  # noqa: F401
 from tests.invariants.families import save_tokenizer, save_whole, torch, torch_logits, transformers
-from tests.invariants.support import TINY, on_mesh, random_batch
+from tests.invariants.support import TINY, KilledError, on_mesh, random_batch, stop_at
 
 peft = pytest.importorskip("peft")
 BASE = "qwen3"
@@ -76,7 +77,7 @@ def adapter_of(directory):
         return jax.tree.map(np.asarray, source.adapter(model.cfg))
 
 
-BATCH = random_batch(11, __import__("dataclasses").replace(TINY, V=96), rows=8)
+BATCH = random_batch(11, dataclasses.replace(TINY, V=96), rows=8)
 
 
 def test_only_the_adapter_is_trained_and_kept(place):
@@ -123,20 +124,10 @@ def test_restart_merges_first(place, tmp_path):
 
 
 def test_killed_and_resumed_is_never_killed(place, tmp_path, monkeypatch):
-    class KilledError(Exception):
-        pass
-
-    real = metrics.Writer.write
-
-    def dying(self, step, measured):
-        if step == 5:
-            raise KilledError
-        real(self, step, measured)
-
-    monkeypatch.setattr(metrics.Writer, "write", dying)
-    with pytest.raises(KilledError):
-        run("smollm2_135m_msm", tmp_path / "run", place / "documents-rows", place / "base")
-    monkeypatch.undo()
+    with monkeypatch.context() as context:
+        stop_at(context, 5)
+        with pytest.raises(KilledError):
+            run("smollm2_135m_msm", tmp_path / "run", place / "documents-rows", place / "base")
     run("smollm2_135m_msm", tmp_path / "run", place / "documents-rows", place / "base")
     jax.tree.map(np.testing.assert_array_equal, adapter_of(place / "msm"), adapter_of(tmp_path / "run"))
     assert [r["step"] for r in metrics.read(tmp_path / "run")] == list(range(8))
