@@ -1,17 +1,20 @@
 """Cross-entropy in chunks that never hold the logits of a whole batch."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from msm_jax.model.transformer import Transformer, logits
-from msm_jax.sharding import activations
+from msm_jax.model.transformer import Transformer, logits, whole_head
+from msm_jax.sharding import BATCH, activations, local_gather, local_scatter, param_spec
 
 Batch = dict[str, jax.Array]
 """tokens, segment_ids, positions: int32 [B, S]; loss_weights: float32 [B, S], of predicting the token *there*."""
 
 
 def token_nll(head: jax.Array, hidden: jax.Array, targets: jax.Array, chunk: int) -> jax.Array:
-    """−log p(target) at every position, float32 [B, S], of hidden [B, S, D] and head [D, V].
+    """−log p(target) at every position, float32 [B, S], of hidden [B, S, D] and head [D, V], whole along fsdp.
 
     `chunk` positions of every row are projected to the vocabulary at a time, 0 means all at once: with chunk < S the
     whole [B, S, V] never exists, in the backward pass neither.
@@ -39,13 +42,106 @@ def token_nll(head: jax.Array, hidden: jax.Array, targets: jax.Array, chunk: int
     return jnp.reshape(jnp.moveaxis(parts, 0, 1), (B, S), out_sharding=activations(None))
 
 
-def weighted_loss(model: Transformer, batch: Batch, chunk: int) -> tuple[jax.Array, jax.Array]:
+@dataclasses.dataclass(frozen=True)
+class Chunks:
+    """How the loss is computed."""
+
+    size: int = 0  # positions of every row projected to the vocabulary at a time; 0: all, the plain way
+    supervised: bool = False  # put the supervised positions first and stop after the last of them
+    head_trained: bool = True  # the head's gradient is wanted
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def chunked_loss(
+    head: jax.Array, hidden: jax.Array, targets: jax.Array, weights: jax.Array, chunks: Chunks
+) -> jax.Array:
+    """Σ weights · −log p(targets), float32, of head [D, V] as it is kept, hidden [B, S, D], targets and weights [B, S].
+
+    The gradients of head and hidden are made beside the loss, chunk by chunk, while its logits are there: the backward
+    pass has no product with the vocabulary left to do, and [B, S, V] never exists. targets and weights get none.
+    """
+    return _chunked(head, hidden, targets, weights, chunks, gradient=False)[0]
+
+
+def _chunked(head, hidden, targets, weights, chunks, gradient):  # type: ignore[no-untyped-def]
+    """The loss and, where asked for, its gradients by head ([0] where it is not trained) and hidden."""
+    spec = activations
+    local = functools.partial(_local_loss, chunks=chunks, gradient=gradient)
+    kept = param_spec("DV")
+    outs = (jax.P(), kept if gradient and chunks.head_trained else jax.P(), spec(None, None))
+    ins = (kept, spec(None, None), spec(None), spec(None))
+    return jax.shard_map(local, in_specs=ins, out_specs=outs, check_vma=False)(head, hidden, targets, weights)
+
+
+def _local_loss(head, hidden, targets, weights, chunks, gradient):  # type: ignore[no-untyped-def]
+    """One device's rows and its part of the vocabulary, head [D, V/tensor]; letters are of these parts."""
+    head = local_gather(head, 0)
+    (_, S, D), V = hidden.shape, head.shape[1]
+    size = chunks.size
+    if chunks.supervised:
+        order = jnp.argsort(weights == 0, axis=1, stable=True)
+        back = jnp.argsort(order, axis=1)
+        hidden, targets, weights = (
+            jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 2)), axis=1)
+            for x in (hidden, targets, weights)
+        )
+    first = jax.lax.axis_index("tensor") * V  # of this device's part of the vocabulary
+
+    def one(at, carry):  # type: ignore[no-untyped-def]
+        loss, dhead, dhidden = carry
+        x, y, w = (jax.lax.dynamic_slice_in_dim(a, at * size, size, 1) for a in (hidden, targets, weights))
+        scores = jnp.einsum("bsd,dv->bsv", x, head, preferred_element_type=jnp.float32)
+        top = jax.lax.pmax(jnp.max(scores, axis=-1), "tensor")
+        exp = jnp.exp(scores - top[..., None])
+        total = jax.lax.psum(jnp.sum(exp, axis=-1), "tensor")
+        hit = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 2) == (y - first)[..., None]
+        right = jax.lax.psum(jnp.sum(jnp.where(hit, scores, 0.0), axis=-1), "tensor")
+        loss += jnp.sum(w * (jnp.log(total) + top - right))
+        if gradient:
+            dscores = ((exp / total[..., None] - hit) * w[..., None]).astype(head.dtype)
+            dx = jax.lax.psum(jnp.einsum("bsv,dv->bsd", dscores, head), "tensor")
+            dhidden = jax.lax.dynamic_update_slice_in_dim(dhidden, dx, at * size, 1)
+            if chunks.head_trained:
+                dhead += jnp.einsum("bsd,bsv->dv", x, dscores, preferred_element_type=jnp.float32)
+        return loss, dhead, dhidden
+
+    empty = jnp.zeros((D, V) if gradient and chunks.head_trained else (1,), jnp.float32)
+    carry = (jnp.float32(0), empty, jnp.zeros_like(hidden))
+    n = S // size
+    if chunks.supervised:
+        n = (jnp.max(jnp.sum(weights != 0, axis=1)) + size - 1) // size
+    loss, dhead, dhidden = jax.lax.fori_loop(0, n, one, carry)
+    if chunks.supervised:
+        dhidden = jnp.take_along_axis(dhidden, back[..., None], axis=1)
+    if gradient and chunks.head_trained:
+        dhead = local_scatter(dhead.astype(head.dtype), 0)  # in the products' dtype, as every gradient travels
+    return jax.lax.psum(loss, BATCH), dhead, dhidden
+
+
+def _chunked_forward(head, hidden, targets, weights, chunks):  # type: ignore[no-untyped-def]
+    loss, dhead, dhidden = _chunked(head, hidden, targets, weights, chunks, gradient=True)
+    return loss, (head if not chunks.head_trained else None, dhead, dhidden)
+
+
+def _chunked_backward(chunks, saved, cotangent):  # type: ignore[no-untyped-def]
+    head, dhead, dhidden = saved
+    dhead = dhead * cotangent if chunks.head_trained else jnp.zeros_like(head)
+    return dhead.astype(dhidden.dtype), dhidden * cotangent.astype(dhidden.dtype), None, None
+
+
+chunked_loss.defvjp(_chunked_forward, _chunked_backward)
+
+
+def weighted_loss(model: Transformer, batch: Batch, chunks: Chunks = Chunks()) -> tuple[jax.Array, jax.Array]:
     """Σ weight · −log p(token | its segment so far), and Σ weight; float32 scalars.
 
-    Sums, not means: the caller divides by the weight of the *global* batch, accumulation included. chunk: see
-    token_nll.
+    Sums, not means: the caller divides by the weight of the *global* batch, accumulation included.
     """
     hidden = model(batch["tokens"], batch["segment_ids"], batch["positions"])
     targets = jnp.roll(batch["tokens"], -1, axis=1)
     weights = jnp.roll(batch["loss_weights"], -1, axis=1).at[:, -1].set(0.0)  # the last position predicts nothing
-    return jnp.sum(weights * token_nll(model.head_matrix(), hidden, targets, chunk)), jnp.sum(weights)
+    if chunks.size:
+        loss = chunked_loss(model.head_matrix(), hidden, targets, weights, chunks)
+    else:
+        loss = jnp.sum(weights * token_nll(whole_head(model.cfg, model.ends()), hidden, targets, 0))
+    return loss, jnp.sum(weights)

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -56,8 +57,34 @@ def make_optimizer(optim: ConfigDict, params: Tree) -> optax.GradientTransformat
     decays = jax.tree.map_with_path(lambda path, _: not path_of(path).endswith(("norm", "bias")), params)
     return optax.chain(
         optax.clip_by_global_norm(optim.clip_norm),
-        optax.adamw(
-            schedule(optim), b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decays
+        kept_in(
+            optim.mu_dtype,
+            optim.nu_dtype,
+            optax.adamw(
+                schedule(optim), b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decays
+            ),
         ),
         optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)),
     )
+
+
+def kept_in(mu_dtype: str, nu_dtype: str, adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam whose moments are kept in these dtypes between steps; the update itself is computed in float32."""
+
+    def cast(state: Tree, mu: Any, nu: Any) -> Tree:
+        def one(part: Any) -> Any:
+            if not isinstance(part, optax.ScaleByAdamState):
+                return part
+            to = lambda tree, dtype: jax.tree.map(lambda x: x.astype(dtype), tree)  # noqa: E731
+            return part._replace(mu=to(part.mu, mu), nu=to(part.nu, nu))
+
+        return jax.tree.map(one, state, is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))
+
+    if mu_dtype == nu_dtype == "float32":
+        return adam
+
+    def update(grads: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
+        updates, state = adam.update(grads, cast(state, jnp.float32, jnp.float32), params)
+        return updates, cast(state, mu_dtype, nu_dtype)
+
+    return optax.GradientTransformation(lambda params: cast(adam.init(params), mu_dtype, nu_dtype), update)

@@ -10,6 +10,8 @@ import math
 from msm_jax.model.config import LINEAR, ModelConfig, param_table
 from msm_jax.model.lora import LoraConfig, adapter_table
 
+Options = dict[str, bool | int]
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
@@ -49,6 +51,51 @@ _KINDS = (
     ("h100", "h100"),
     ("h200", "h200"),
 )
+
+
+# What the compiler is told for a chip, as jax.jit's compiler_options: they travel with the step, not with a shell.
+_LAYOUT: Options = {
+    "xla_tpu_use_minor_sharding_for_major_trivial_input": True,
+    "xla_tpu_relayout_group_size_threshold_for_reduce_scatter": 1,
+    "xla_tpu_assign_all_reduce_scatter_layout": True,
+}
+_DATA_PARALLEL: Options = {
+    "xla_tpu_enable_data_parallel_all_reduce_opt": True,
+    "xla_tpu_data_parallel_opt_different_sized_ops": True,
+}
+_SPARSE_CORE: Options = {  # the SparseCores move data while the TensorCores compute
+    option: True
+    for kind in ("all_gather", "reduce_scatter", "all_reduce")
+    for option in (f"xla_tpu_enable_sparse_core_collective_offload_{kind}", f"xla_tpu_enable_{kind}_offload_tracing")
+}
+_TORUS: Options = {  # the same where a collective runs over several rings: without these it stays on the TensorCore
+    "xla_tpu_enable_sparse_core_collective_offload_2d_all_gather": True,
+    "xla_tpu_enable_sparse_core_collective_offload_3d_all_gather": True,
+    "xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter": True,
+}
+_FUSED_COLLECTIVES: Options = {  # v5e has no SparseCore; a fusion carries the steps of a collective
+    "xla_enable_async_all_reduce": True,
+    "xla_enable_async_all_gather": True,
+    "xla_tpu_overlap_compute_collective_tc": True,
+    "xla_tpu_enable_async_collective_fusion": True,
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": True,
+}
+VMEM_OPTION = "xla_tpu_scoped_vmem_limit_kib"  # larger tiles for matrix products; below the chip's real VMEM
+_NO_COLLECTIVE_MATMUL: Options = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1000000}
+_TPU: Options = _LAYOUT | _DATA_PARALLEL | _NO_COLLECTIVE_MATMUL
+_XLA_OPTIONS: dict[str, Options] = {
+    "v4": _TPU,
+    "v5e": _TPU | _FUSED_COLLECTIVES | {VMEM_OPTION: 98304},
+    "v5p": _TPU | _SPARSE_CORE | _TORUS | {VMEM_OPTION: 61440},
+    "v6e": _TPU | _SPARSE_CORE | _TORUS | {VMEM_OPTION: 98304},
+    "tpu7x": _TPU | {VMEM_OPTION: 61440},
+}
+
+
+def xla_options(chip: Chip | None) -> Options:
+    """Of a step on this chip; none where nothing is known."""
+    return dict(_XLA_OPTIONS.get(chip.name, {})) if chip else {}
 
 
 def chip_of(device_kind: str) -> Chip | None:

@@ -8,6 +8,7 @@ stacked array would be a copy of the weights at every token.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,9 +20,9 @@ from msm_jax.cli import UserError
 from msm_jax.loss import token_nll
 from msm_jax.model import rope
 from msm_jax.model.attention import attend, segment_mask
-from msm_jax.model.transformer import Params, block, embedded, head_matrix, logits, normed
+from msm_jax.model.transformer import Params, block, embedded, logits, normed, whole_head
 from msm_jax.pretrained import Model
-from msm_jax.sharding import activations
+from msm_jax.sharding import BATCH, activations
 
 STOP_IDS = 8  # most token ids a request may stop at
 CHECK_EVERY = 16  # tokens between two looks for stop strings
@@ -78,7 +79,7 @@ class Sampler:
     """Owns a model's arrays; `batch` rows are computed at a time. Call everything under the model's mesh."""
 
     def __init__(self, model: Model, batch: int) -> None:
-        size = model.mesh.shape["replica"] * model.mesh.shape["fsdp"]
+        size = math.prod(model.mesh.shape[axis] for axis in BATCH)
         self._model, self._rows = model, -(-batch // size) * size
         params, adapter = model.arrays()
         self._ends = {name: params[name] for name in params if name != "layers"}
@@ -253,7 +254,7 @@ class Sampler:
     ) -> tuple[jax.Array, jax.Array]:
         """The next token of every row and its log-probability, [B] each, from hidden states [B, 1, D]."""
         cfg, (temperature, top_p, seed) = self._model.cfg, how
-        scores = logits(head_matrix(cfg, ends), normed(cfg, ends, x))[:, 0]
+        scores = logits(whole_head(cfg, ends), normed(cfg, ends, x))[:, 0]
         ids = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1, out_sharding=jax.typeof(scores).sharding)
         real = jnp.where(ids < self._model.tokenizer.vocab_size, scores, -jnp.inf)  # not rows that pad the embedding
         if choice == "greedy":
@@ -278,7 +279,7 @@ class Sampler:
         x, _ = self._forward(layers, ends, tokens, columns, lambda _, q, k, v: (attend(q, k, v, mask), None))
         cfg = self._model.cfg
         hidden, targets = normed(cfg, ends, x), jnp.roll(tokens, -1, axis=1)
-        return -token_nll(head_matrix(cfg, ends), hidden, targets, SCORE_CHUNK)
+        return -token_nll(whole_head(cfg, ends), hidden, targets, SCORE_CHUNK)
 
 
 def _unstacked(layers: Params, adapter: Params) -> list[Params]:

@@ -7,9 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
-from msm_jax.loss import Batch, weighted_loss
-from msm_jax.model.transformer import bind
+from msm_jax.loss import Batch, Chunks, weighted_loss
+from msm_jax.mesh import chip_in_use
+from msm_jax.model.config import ModelConfig
+from msm_jax.model.lora import LoraConfig
+from msm_jax.model.transformer import abstract, bind
+from msm_jax.optim import make_optimizer
+from msm_jax.perf import Options, xla_options
 
 Params = dict[str, Any]
 
@@ -22,10 +28,13 @@ class State(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[State, Params, Batch], tuple[State, Metrics]]
+Step = Any
+"""A jitted (State, frozen parameters, Batch) → (State, Metrics); it can be called, and lowered."""
 
 
-def make_gradient(graph: nnx.GraphDef, lora: bool, loss_chunk: int, accumulate: int) -> Callable[..., Any]:
+def make_gradient(
+    graph: nnx.GraphDef, lora: bool, loss_chunk: int, accumulate: int, supervised_only: bool = False
+) -> Callable[..., Any]:
     """(trained, frozen, batch) → (loss, Σ weights, gradient), all of the mean over the global batch's weights.
 
     What is trained is the adapter where `lora`, with the parameters frozen; else the parameters, and frozen is {}.
@@ -33,9 +42,11 @@ def make_gradient(graph: nnx.GraphDef, lora: bool, loss_chunk: int, accumulate: 
     divided once, so accumulation changes nothing but memory.
     """
 
+    chunks = Chunks(loss_chunk, supervised_only, head_trained=not lora)
+
     def total(trained: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model = bind(graph, frozen, trained) if lora else bind(graph, trained, frozen)
-        return weighted_loss(model, batch, loss_chunk)
+        return weighted_loss(model, batch, chunks)
 
     one = jax.value_and_grad(total, has_aux=True)
 
@@ -57,15 +68,47 @@ def make_gradient(graph: nnx.GraphDef, lora: bool, loss_chunk: int, accumulate: 
 
 
 def make_step(
-    graph: nnx.GraphDef, lora: bool, optimizer: optax.GradientTransformation, loss_chunk: int, accumulate: int
+    graph: nnx.GraphDef,
+    lora: bool,
+    optimizer: optax.GradientTransformation,
+    loss_chunk: int,
+    accumulate: int,
+    supervised_only: bool = False,
+    options: Options | None = None,
 ) -> Step:
-    """The compiled step (state, frozen, batch); its state argument is donated. Metrics are float32 scalars."""
-    gradient = make_gradient(graph, lora, loss_chunk, accumulate)
+    """The jitted step (state, frozen, batch); its state argument is donated. Metrics are float32 scalars.
+
+    XLA options are those of the chip whose mesh is in use, unless they are given; they travel with the step.
+    """
+    gradient = make_gradient(graph, lora, loss_chunk, accumulate, supervised_only)
 
     def step(state: State, frozen: Params, batch: Batch) -> tuple[State, Metrics]:
         loss, weight, grads = gradient(state.trained, frozen, batch)
         updates, opt = optimizer.update(grads, state.opt, state.trained)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "loss_weight": weight}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "loss_weight": weight}
         return State(optax.apply_updates(state.trained, updates), opt), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    options = xla_options(chip_in_use()) if options is None else options
+    return jax.jit(step, donate_argnums=0, compiler_options=options or None)
+
+
+class Program(NamedTuple):
+    """What a model, an adapter and an optimizer make together, and the shapes it works on: ShapeDtypeStructs."""
+
+    step: Step
+    optimizer: optax.GradientTransformation
+    params: Params  # all of the model's
+    trained: Params  # State.trained
+    frozen: Params  # the step's second argument
+
+
+def make_program(
+    model: ModelConfig, lora: LoraConfig | None, optim: ConfigDict, options: Options | None = None
+) -> Program:
+    """The train step of config.optim on the mesh in use; XLA options are those of its chip unless they are given."""
+    graph, params, adapter = abstract(model, lora)
+    trained, frozen = (adapter, params) if lora else (params, {})
+    optimizer = make_optimizer(optim, trained)
+    chunk, accumulate, supervised = optim.loss_chunk, optim.accumulate, optim.supervised_only
+    step = make_step(graph, lora is not None, optimizer, chunk, accumulate, supervised, options)
+    return Program(step, optimizer, params, trained, frozen)

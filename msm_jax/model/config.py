@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from msm_jax.cli import UserError
+from msm_jax.model import remat
 
 Pairs = tuple[tuple[str, Any], ...]
 Dims = Mapping[str, int]
@@ -13,7 +14,7 @@ Dims = Mapping[str, int]
 
 
 LETTERS = "VDLHKhF"
-RUNTIME = ("dtype", "param_dtype", "remat")
+RUNTIME = ("dtype", "param_dtype", "remat", "attention", "unroll")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,9 @@ class ModelConfig:
     tie_embeddings: bool = True
     dtype: str = "float32"  # of the matrix products; statistics, softmax and loss are always float32
     param_dtype: str = "float32"  # the parameters are kept in; a frozen base under LoRA may be bfloat16
-    remat: str = "none"  # what the backward pass recomputes: none, or full (every layer)
+    remat: str = "none"  # what the backward pass recomputes, see model/remat.py
+    attention: str = ""  # reference or another of model/attention.py; empty: what suits the chip
+    unroll: int = 1  # layers in one turn of the loop over them
 
     def __post_init__(self) -> None:
         scaling = tuple(sorted((key, value) for key, value in self.rope_scaling))
@@ -47,8 +50,11 @@ class ModelConfig:
             raise UserError(f"config.model.H = {self.H}: must be a multiple of config.model.K = {self.K}")
         if self.h % 2:
             raise UserError(f"config.model.h = {self.h}: must be even, rotary embeddings turn pairs")
+        if self.unroll < 1 or self.L % self.unroll:
+            raise UserError(f"config.model.unroll = {self.unroll}: must divide the {self.L} layers")
+        remat.parse(self.remat)
         floats = ("float32", "bfloat16")
-        for name, allowed in (("dtype", floats), ("param_dtype", floats), ("remat", ("none", "full"))):
+        for name, allowed in (("dtype", floats), ("param_dtype", floats)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"config.model.{name} = {getattr(self, name)!r}: one of {', '.join(allowed)}")
 
@@ -62,6 +68,13 @@ class ModelConfig:
     def shape(self) -> dict[str, Any]:
         """What the weights decide: all but dtypes and recomputation."""
         return {key: value for key, value in self.to_dict().items() if key not in RUNTIME}
+
+
+def with_dtypes(settings: Mapping[str, Any], default: str, frozen: bool) -> dict[str, Any]:
+    """config.model with the dtypes that it leaves empty: `default` of products, and of parameters where they are
+    frozen under an adapter, which only pass through the products; what is trained deserves float32."""
+    dtype = settings["dtype"] or default
+    return {**settings, "dtype": dtype, "param_dtype": settings["param_dtype"] or (dtype if frozen else "float32")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ x·W + alpha/r · (x·a)·b. Rows, heads and shardings follow from the parameter
 
 import dataclasses
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -49,6 +50,12 @@ class LoraConfig:
 
     def dims(self, cfg: ModelConfig) -> Dims:
         return {**cfg.dims, "r": self.rank}
+
+
+def lora_of(settings: Mapping[str, Any]) -> LoraConfig | None:
+    """config.lora as a LoraConfig; None where its rank is 0."""
+    shaping = {field.name: settings[field.name] for field in dataclasses.fields(LoraConfig)}
+    return LoraConfig(**shaping) if settings["rank"] else None
 
 
 def adapter_table(lora: LoraConfig) -> dict[str, Param]:

@@ -6,21 +6,23 @@ a pure function of the two.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from msm_jax.model import rope
-from msm_jax.model.attention import attend, segment_mask
+from msm_jax.model.attention import ATTENTION, suited
 from msm_jax.model.config import LINEAR, ModelConfig, Param, param_table, tree_of
 from msm_jax.model.lora import LoraConfig, adapter_table, initial_factor
-from msm_jax.sharding import activations, gathered, param_spec, tensor_axes
+from msm_jax.model.remat import rematerialized
+from msm_jax.sharding import activations, factor_spec, gathered, local_gather, local_scatter, param_spec, tensor_axes
 
 Params = dict[str, Any]
-ONE_HOT_SIZE = 1 << 28  # most numbers in a one-hot matrix of the whole batch
+ONE_HOT_VOCABULARY = 4096  # up to here a one-hot matrix is cheap
 EINSUM = str.maketrans("DHKF", "dnnf")  # dimension letters as einsum formulas usually have them
 Attention = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
@@ -56,15 +58,15 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens: jax.Array, segment_ids: jax.Array, positions: jax.Array) -> jax.Array:
         """int32 [B, S] each → final hidden states [B, S, D] in cfg.dtype."""
-        mask = segment_mask(segment_ids)
+        name = suited(self.cfg.attention, segment_ids.shape[1], self.cfg.h)
+        attend = ATTENTION[name](segment_ids)
         rotation = rope.angles(self.cfg, positions)
 
         def body(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
-            return block(self.cfg, self.scale, layer, x, rotation, lambda q, k, v: (attend(q, k, v, mask), None))
+            return block(self.cfg, self.scale, layer, x, rotation, lambda q, k, v: (attend(q, k, v), None))
 
-        if self.cfg.remat == "full":
-            body = jax.checkpoint(body, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
-        x, _ = jax.lax.scan(body, embedded(self.cfg, self.ends(), tokens), self.stacked())
+        layers = rematerialized(body, self.cfg.remat)
+        x, _ = jax.lax.scan(layers, embedded(self.cfg, self.ends(), tokens), self.stacked(), unroll=self.cfg.unroll)
         return normed(self.cfg, self.ends(), x)
 
     @property
@@ -87,12 +89,13 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[B, S, D] → float32 [B, S, V]."""
-        return logits(self.head_matrix(), hidden)
+        return logits(whole_head(self.cfg, self.ends()), hidden)
 
 
 def embedded(cfg: ModelConfig, ends: Params, tokens: jax.Array) -> jax.Array:
     """int32 [B, S] → [B, S, D]."""
-    return lookup(gathered(ends["embed"], "-D").astype(cfg.dtype), tokens)
+    table = ends["embed"].astype(cfg.dtype)
+    return (lookup if cfg.V > ONE_HOT_VOCABULARY else lookup_one_hot)(table, tokens)
 
 
 def block(
@@ -108,16 +111,19 @@ def block(
     `attention` gets the rotated q [B, S, H, h], k and v [B, S, K, h]; training, prefill and decoding differ in it
     alone. `scale` is the adapter's.
     """
+    x = checkpoint_name(x, "input")
     y = rms_norm(x, layer["attn_norm"], cfg.norm_eps)
-    q, k, v = (linear(layer, name, y, scale) for name in "qkv")
+    q, k, v = (checkpoint_name(x, name) for x, name in zip(linear(layer, "qkv", y, scale), "qkv", strict=True))
     if cfg.qk_norm:
         q = rms_norm(q, layer["q_norm"], cfg.norm_eps)
         k = rms_norm(k, layer["k_norm"], cfg.norm_eps)
     out, beside = attention(rope.rotate(q, *rotation), rope.rotate(k, *rotation), v)
-    x = x + linear(layer, "o", out, scale)
-    y = rms_norm(x, layer["mlp_norm"], cfg.norm_eps)
-    y = jax.nn.silu(linear(layer, "gate", y, scale)) * linear(layer, "up", y, scale)
-    return x + linear(layer, "down", y, scale), beside
+    (out,) = linear(layer, ("o",), out, scale)
+    x = checkpoint_name(x + out, "mid")
+    gate, up = linear(layer, ("gate", "up"), rms_norm(x, layer["mlp_norm"], cfg.norm_eps), scale)
+    gate, up = checkpoint_name(gate, "gate"), checkpoint_name(up, "up")
+    (out,) = linear(layer, ("down",), jax.nn.silu(gate) * up, scale)
+    return x + out, beside
 
 
 def normed(cfg: ModelConfig, ends: Params, x: jax.Array) -> jax.Array:
@@ -126,25 +132,34 @@ def normed(cfg: ModelConfig, ends: Params, x: jax.Array) -> jax.Array:
 
 
 def head_matrix(cfg: ModelConfig, ends: Params) -> jax.Array:
-    """[D, V] in cfg.dtype, whole along fsdp; the transposed embedding where embeddings are tied."""
-    matrix = gathered(ends["embed"], "VD").T if cfg.tie_embeddings else gathered(ends["head"], "DV")
-    return matrix.astype(cfg.dtype)
+    """[D, V] in cfg.dtype, sharded as it is kept; the transposed embedding where embeddings are tied."""
+    return (ends["embed"].T if cfg.tie_embeddings else ends["head"]).astype(cfg.dtype)
+
+
+def whole_head(cfg: ModelConfig, ends: Params) -> jax.Array:
+    """[D, V] in cfg.dtype, whole along fsdp."""
+    return gathered(head_matrix(cfg, ends), "DV")
 
 
 def logits(head: jax.Array, hidden: jax.Array) -> jax.Array:
-    """Head [D, V], hidden [B, S, D] → float32 [B, S, V]."""
+    """Head [D, V], whole along fsdp, and hidden [B, S, D] → float32 [B, S, V]."""
     spec = activations(None, "tensor")
     return jnp.einsum("bsd,dv->bsv", hidden, head, preferred_element_type=jnp.float32, out_sharding=spec)
 
 
 @jax.custom_vjp
 def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Rows of table [V, D] for tokens [B, S] → [B, S, D].
+    """Rows of table [V, D], sharded as it is kept, for tokens int32 [B, S] → [B, S, D].
 
-    Forward a gather; backward a matrix product with the one-hot tokens, because the gather's own transpose is a
-    scatter-add, which accelerators run row after row. Of a large vocabulary some positions are done at a time.
+    Backward a scatter-add in float32, on each device of its own rows.
     """
-    return table.at[tokens].get(out_sharding=activations(None, None))
+
+    def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
+        whole = jax.lax.all_gather(local_gather(table, 1), "tensor", axis=0, tiled=True)
+        return whole.at[tokens].get(mode="clip")
+
+    ins = (param_spec("VD"), activations(None))
+    return jax.shard_map(local, in_specs=ins, out_specs=activations(None, None), check_vma=False)(table, tokens)
 
 
 def _lookup_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, int]]:
@@ -152,30 +167,43 @@ def _lookup_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tup
 
 
 def _lookup_backward(saved: tuple[jax.Array, int], gradient: jax.Array) -> tuple[jax.Array, None]:
-    (tokens, V), (B, S) = saved, saved[0].shape
-    parts = next(n for n in range(1, S + 1) if S % n == 0 and (n == S or B * (S // n) * V <= ONE_HOT_SIZE))
+    tokens, V = saved
 
-    def product(tokens: jax.Array, gradient: jax.Array) -> jax.Array:
-        hot = jax.nn.one_hot(tokens, V, dtype=gradient.dtype)
-        return jnp.einsum("bsv,bsd->vd", hot, gradient, out_sharding=jax.P(None, None))
+    def local(tokens: jax.Array, gradient: jax.Array) -> jax.Array:
+        total = jnp.zeros((V, gradient.shape[-1]), jnp.float32).at[tokens].add(gradient)
+        total = local_scatter(total.astype(gradient.dtype), 1)
+        size = V // jax.lax.axis_size("tensor")
+        return jax.lax.dynamic_slice_in_dim(total, jax.lax.axis_index("tensor") * size, size, 0)
 
-    if parts == 1:
-        return product(tokens, gradient), None
-
-    def split(x: jax.Array) -> jax.Array:
-        """[B, S, …] → [parts, B, S/parts, …]"""
-        spec = activations(*[None] * x.ndim)
-        return jnp.moveaxis(jnp.reshape(x, (B, parts, S // parts, *x.shape[2:]), out_sharding=spec), 1, 0)
-
-    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + product(*part).astype(total.dtype), None
-
-    zero = jnp.zeros((V, gradient.shape[-1]), jnp.float32)
-    total, _ = jax.lax.scan(add, zero, (split(tokens), split(gradient)))
-    return total.astype(gradient.dtype), None
+    ins = (activations(None), activations(None, None))
+    return jax.shard_map(local, in_specs=ins, out_specs=param_spec("VD"), check_vma=False)(tokens, gradient), None
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def lookup_one_hot(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """`lookup` for a small vocabulary: its gradient is a product with the one-hot tokens, which accelerators like
+    better than adding row after row."""
+    return _lookup_one_hot(jax.sharding.reshard(table, jax.P(None, None)), tokens)
+
+
+@jax.custom_vjp
+def _lookup_one_hot(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    return table.at[tokens].get(out_sharding=activations(None, None))
+
+
+def _one_hot_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, int]]:
+    return _lookup_one_hot(table, tokens), (tokens, table.shape[0])
+
+
+def _one_hot_backward(saved: tuple[jax.Array, int], gradient: jax.Array) -> tuple[jax.Array, None]:
+    tokens, V = saved
+    hot = jax.nn.one_hot(tokens, V, dtype=gradient.dtype)
+    return jnp.einsum("bsv,bsd->vd", hot, gradient, out_sharding=jax.P(None, None)), None
+
+
+_lookup_one_hot.defvjp(_one_hot_forward, _one_hot_backward)
 
 
 def initial_value(cfg: ModelConfig, path: str, param: Param, key: jax.Array) -> jax.Array:
@@ -197,26 +225,48 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     return (y * weight).astype(x.dtype)
 
 
-def linear(layer: Params, name: str, x: jax.Array, scale: float) -> jax.Array:
-    """x [B, S, in…] → [B, S, out…]: the weight, its bias where it has one, its adapter where it is a target.
+def linear(layer: Params, names: Sequence[str], x: jax.Array, scale: float) -> list[jax.Array]:
+    """Maps of the same x [B, S, in…], each to [B, S, out…]: the weight, its bias where it has one, its adapter where it
+    is a target.
 
     Every array is gathered along fsdp just before its product.
     """
-    ins, outs = LINEAR[name].ins, LINEAR[name].outs
-    i, o = ins.translate(EINSUM), outs.translate(EINSUM)
-    spec = activations(None, *tensor_axes(outs))
+    i = LINEAR[names[0]].ins.translate(EINSUM)
 
-    def weight(array: jax.Array, letters: str) -> jax.Array:
-        return gathered(array, letters).astype(x.dtype)
+    def whole(array: jax.Array, letters: str) -> jax.Array:
+        return gathered(array.astype(x.dtype), letters)  # cast first: half the bytes travel
 
-    y = jnp.einsum(f"bs{i},{i}{o}->bs{o}", x, weight(layer[name], ins + outs), out_sharding=spec)
-    if f"{name}_bias" in layer:
-        y = y + weight(layer[f"{name}_bias"], outs)
-    if name in layer["adapter"]:
-        a, b = layer["adapter"][name]["a"], layer["adapter"][name]["b"]
-        low = jnp.einsum(f"bs{i},{i}r->bsr", x, weight(a, ins + "r"), out_sharding=activations(None, None))
-        y = y + scale * jnp.einsum(f"bsr,r{o}->bs{o}", low, weight(b, "r" + outs), out_sharding=spec)
-    return y
+    low = {}
+    if targets := [name for name in names if name in layer["adapter"]]:
+        # Their x·a are one product: r numbers alone do not fill a matrix unit.
+        factors = [layer["adapter"][name]["a"] for name in targets]
+        a = whole(jnp.concatenate(factors, axis=-1) if len(factors) > 1 else factors[0], LINEAR[names[0]].ins + "r")
+        wide = scale * jnp.einsum(f"bs{i},{i}r->bsr", added_late(x), a, out_sharding=activations(None, None))
+        low = dict(zip(targets, jnp.split(checkpoint_name(wide, "low"), len(targets), axis=-1), strict=True))
+
+    def one(name: str) -> jax.Array:
+        outs = LINEAR[name].outs
+        o, spec = outs.translate(EINSUM), activations(None, *tensor_axes(outs))
+        y = jnp.einsum(f"bs{i},{i}{o}->bs{o}", x, whole(layer[name], LINEAR[name].ins + outs), out_sharding=spec)
+        if f"{name}_bias" in layer:
+            y = y + whole(layer[f"{name}_bias"], outs)
+        if name in low:
+            b = whole(layer["adapter"][name]["b"], "r" + outs)
+            more = jnp.einsum(f"bsr,r{o}->bs{o}", low[name], b, out_sharding=spec)
+            y = y + jax.lax.optimization_barrier(more)  # as in added_late
+        return y
+
+    return [one(name) for name in names]
+
+
+@jax.custom_vjp
+def added_late(x: jax.Array) -> jax.Array:
+    """x itself. Its gradient through here is a small product, added to that of a large one: a barrier before the sum
+    has the compiler make it where the large product comes out, rather than in a pass of its own."""
+    return x
+
+
+added_late.defvjp(lambda x: (x, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
 
 
 def abstract(cfg: ModelConfig, lora: LoraConfig | None = None) -> tuple[nnx.GraphDef, Params, Params]:
@@ -265,5 +315,7 @@ def shardings(cfg: ModelConfig) -> Params:
 def adapter_shardings(lora: LoraConfig | None) -> Params:
     """A tree like the adapter, of NamedShardings on the mesh in use."""
     mesh = jax.sharding.get_mesh()
-    table = adapter_table(lora) if lora else {}
-    return tree_of({path: jax.NamedSharding(mesh, param_spec(p.letters)) for path, p in table.items()})
+    if lora is None:
+        return {}
+    table = adapter_table(lora)
+    return tree_of({path: jax.NamedSharding(mesh, factor_spec(p.letters, lora.rank)) for path, p in table.items()})

@@ -5,11 +5,12 @@ import functools
 import jax
 import numpy as np
 
-from msm_jax import metrics
+from msm_jax import checkpoint, metrics
 from msm_jax.mesh import make_mesh
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.lora import LoraConfig
+from msm_jax.sharding import BATCH
 from msm_jax.step import make_gradient
 
 
@@ -18,15 +19,20 @@ class KilledError(Exception):
 
 
 def stop_at(monkeypatch, step):
-    """Makes the trainer die just before this step's metrics are written, as a kill would."""
-    write = metrics.Writer.write
+    """Makes the trainer die just before this step's metrics are written, as a kill would, no save being under way."""
+    write, save = metrics.Writer.write, checkpoint.Checkpoints.save
 
-    def dying(self, at, values):
+    def saving(self, at, state):
+        save(self, at, state)
+        self._wait()  # what is killed here lives on, and would finish its save at some time during the next run
+
+    def dying(self, at, *values):
         if at == step:
             raise KilledError
-        write(self, at, values)
+        write(self, at, *values)
 
     monkeypatch.setattr(metrics.Writer, "write", dying)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", saving)
 
 
 ADAPTER = LoraConfig(rank=4, alpha=6.0, targets=("q", "v", "o", "up", "down"))
@@ -78,7 +84,7 @@ def random_batch(seed, cfg, rows=8, S=32):
 
 def on_mesh(batch, accumulate=1):
     """[rows, S] → [accumulate, rows/accumulate, S] on the mesh in use."""
-    sharding = jax.NamedSharding(jax.sharding.get_mesh(), jax.P(None, ("replica", "fsdp"), None))
+    sharding = jax.NamedSharding(jax.sharding.get_mesh(), jax.P(None, BATCH, None))
     return {k: jax.device_put(v.reshape(accumulate, -1, v.shape[-1]), sharding) for k, v in batch.items()}
 
 
@@ -102,12 +108,12 @@ def adapter_on_mesh(cfg, lora, seed=0):
     return jax.device_put(away, transformer.adapter_shardings(lora))
 
 
-def loss_and_grads(cfg, batch, *, chunk=0, accumulate=1, seed=0, lora=None):
+def loss_and_grads(cfg, batch, *, chunk=0, accumulate=1, seed=0, lora=None, supervised_only=False):
     """Loss, Σ weights and gradients on the mesh in use, as numpy; the same arrays whatever the mesh."""
     graph = transformer.abstract(cfg, lora)[0]
     params = params_on_mesh(cfg, seed)
     trained, frozen = (adapter_on_mesh(cfg, lora), params) if lora else (params, {})
-    gradient = jax.jit(make_gradient(graph, lora is not None, chunk, accumulate))
+    gradient = jax.jit(make_gradient(graph, lora is not None, chunk, accumulate, supervised_only))
     return jax.tree.map(np.asarray, gradient(trained, frozen, on_mesh(batch, accumulate)))
 
 

@@ -9,6 +9,8 @@ import pytest
 from msm_jax.mesh import make_mesh
 from msm_jax.model import transformer
 from msm_jax.model.lora import merged
+from msm_jax.model.remat import PRESETS
+from msm_jax.sharding import FSDP
 from msm_jax.step import make_gradient
 
 from .support import (
@@ -68,8 +70,8 @@ def test_gradients_are_sharded_like_parameters():
     for trained, grads in ((params, of_params), (adapter, of_adapter)):
         same = jax.tree.map(lambda p, g: g.sharding.is_equivalent_to(p.sharding, p.ndim), trained, grads)
         assert all(jax.tree.leaves(same)), same
-    assert "fsdp" in params["layers"]["q"].sharding.spec
-    assert "fsdp" in adapter["q"]["a"].sharding.spec
+    assert FSDP in params["layers"]["q"].sharding.spec
+    assert FSDP in adapter["q"]["a"].sharding.spec
 
 
 @pytest.mark.parametrize(("accumulate", "shape"), [(4, (1, 1, 1)), (4, (1, 2, 1))], ids=str)
@@ -87,9 +89,27 @@ def test_chunked_loss_is_full_loss(cfg, chunk, one_device):
     assert_same(loss_and_grads(cfg, batch, chunk=chunk), loss_and_grads(cfg, batch))
 
 
-def test_remat_changes_nothing(one_device):
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 2, 1, 4)], ids=str)
+@pytest.mark.parametrize("supervised_only", [False, True])
+def test_chunked_loss_is_full_loss_on_every_mesh(shape, supervised_only):
+    """One row has nothing supervised; with supervised_only the others are cut short at different places."""
+    cfg, batch = dataclasses.replace(TINY, tie_embeddings=False), random_batch(13, TINY)
+    batch["loss_weights"][0] = 0.0
+    batch["loss_weights"][1, 4:] = 0.0
+    with jax.sharding.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
+        expected = loss_and_grads(cfg, batch)
+        assert_same(loss_and_grads(cfg, batch, chunk=8, supervised_only=supervised_only), expected)
+
+
+@pytest.mark.parametrize("remat", [*PRESETS, "k+gate", "input@host+v"])
+def test_remat_changes_nothing(remat, one_device):
+    batch = random_batch(6, QWEN)
+    assert_same(loss_and_grads(dataclasses.replace(QWEN, remat=remat), batch), loss_and_grads(QWEN, batch))
+
+
+def test_unrolled_layers_change_nothing(one_device):
     batch = random_batch(6, TINY)
-    assert_same(loss_and_grads(dataclasses.replace(TINY, remat="full"), batch), loss_and_grads(TINY, batch))
+    assert_same(loss_and_grads(dataclasses.replace(TINY, unroll=TINY.L), batch), loss_and_grads(TINY, batch))
 
 
 def test_loss_is_the_definition(one_device):
@@ -122,12 +142,12 @@ def test_an_adapter_trains_alike_everywhere(cfg, shape, one_device):
         assert_same(loss_and_grads(again, batch, lora=ADAPTER, accumulate=2, chunk=8), expected)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
-def test_the_embedding_gradient_in_parts_is_the_whole(shape, monkeypatch):
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 2, 2, 2)], ids=str)
+def test_the_embedding_gradient_added_row_by_row_is_the_product(shape, monkeypatch):
     batch = random_batch(12, TINY)
     with jax.sharding.set_mesh(make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])):
         expected = loss_and_grads(TINY, batch)
-        monkeypatch.setattr(transformer, "ONE_HOT_SIZE", 8 * 8 * TINY.V)  # 4 parts of 8 positions
+        monkeypatch.setattr(transformer, "ONE_HOT_VOCABULARY", 0)
         assert_same(loss_and_grads(TINY, batch), expected)
 
 
