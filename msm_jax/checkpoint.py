@@ -1,8 +1,11 @@
 """Checkpoints: Orbax behind one file. On disk the names are ours: params/… (of a LoRA run adapter/…), and
 optimizer/{mu, nu, count}."""
 
+import functools
 import hashlib
 import logging
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save at
 _policies = ocp.training.save_decision_policies
 SUBDIRECTORY = "checkpoints"
 READ_BYTES = 300_000_000  # in the host's memory at once while a checkpoint is read
+PART_BYTES = 1 << 26  # of a matrix brought together at a time, to be hashed
 
 
 def _optimizer_tree(opt: Any) -> dict[str, Any]:
@@ -93,13 +97,15 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def checkpointed(run: str | Path) -> bool:
-    """Has the run a complete checkpoint?"""
-    directory = (Path(run) / SUBDIRECTORY).absolute()
-    if not directory.is_dir():
-        return False
-    with ocp.training.Checkpointer(directory) as checkpointer:
-        return checkpointer.latest is not None
+def latest_step(run: str | Path) -> int:
+    """The step of a run's newest complete checkpoint, 0 where there is none.
+
+    Told by names alone, for each process by itself: Orbax's Checkpointer is opened by all of them together. A step
+    gets its name, by renaming, when it is complete.
+    """
+    directory = Path(run) / SUBDIRECTORY
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def abstract_like(tree: Any) -> Any:
@@ -122,17 +128,48 @@ def load(run: str | Path, item: str, target: Params) -> Params:
             raise UserError(f"{run}: no complete checkpoint; run its training again, it resumes")
         found = checkpointer.load_checkpointables(checkpointer.latest, {item: target})[item]
     listed = artifact.read_manifest(run)["files"].get(item)
-    if listed and jax.process_count() == 1 and params_digest(found) != listed["sha256"]:
+    if listed and params_digest(found) != listed["sha256"]:
         raise UserError(f"{run}: the checkpoint is not the one its {artifact.MANIFEST} lists; copy or train it again")
     return found
 
 
 def params_digest(params: Params) -> str:
-    """sha256 over paths, shapes and bytes of all parameters, whole on this host."""
+    """sha256 over paths, shapes and bytes of all parameters: the same however many processes and devices hold them.
+
+    All processes must ask for it together, and all get it. Beyond the host's copy of one leaf (alone) or part (of
+    several), memory is that of one part on every device.
+    """
     total = hashlib.sha256()
     for path, leaf in sorted(jax.tree_util.tree_leaves_with_path(params), key=lambda item: str(item[0])):
         total.update(f"{path}{leaf.shape}{np.dtype(leaf.dtype)}".encode())
-        array = np.asarray(leaf)
-        for part in array if array.ndim > 2 else (array,):  # a copy of one layer, where there must be one
+        for part in _parts(leaf):
             total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return total.hexdigest()
+
+
+def _parts(leaf: Any) -> Iterator[np.ndarray]:
+    """An array's bytes in order: layer by layer where it is stacked, else some rows at a time where other processes
+    hold some of it."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        array = np.asarray(leaf)
+        yield from array if array.ndim > 2 else (array,)  # a copy of one layer, where there must be one
+    elif leaf.ndim < 2:
+        yield np.asarray(_rows(leaf, 0, leaf.shape[0] if leaf.ndim else 0).addressable_data(0))
+    else:
+        row = math.prod(leaf.shape[1:]) * leaf.dtype.itemsize
+        many = 1 if leaf.ndim > 2 else max(1, min(leaf.shape[0], PART_BYTES // row))
+        for start in range(0, leaf.shape[0], many):
+            part = _rows(leaf, start, min(many, leaf.shape[0] - start))
+            yield np.asarray(part.addressable_data(0))  # waits, so that parts do not pile up on the devices
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _rows(array: jax.Array, start: jax.Array, count: int) -> jax.Array:
+    """The bits of array[start : start + count], whole on every device; no device ever holds the rest.
+
+    Bits, because rows of a split dimension come together as a sum with zeros, and −0.0 + 0.0 is 0.0.
+    """
+    array = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
+    if array.ndim < 2:
+        return jax.sharding.reshard(array, jax.P(*[None] * array.ndim))
+    return array.at[start + jnp.arange(count)].get(mode="clip", out_sharding=jax.P(*[None] * array.ndim))

@@ -51,7 +51,10 @@ def _load(argv: list[str]) -> ConfigDict:
         config: ConfigDict = values["config"].value  # type: ignore[assignment]
         config.to_dict()  # ml_collections reports an unreadable file only when the configuration is used
     except Exception as error:  # the file is code: whatever it raises is the user's to mend
-        raise UserError(" ".join(str(error).split())) from error
+        text = str(error).strip()
+        if "Traceback (most recent call last)" in text:  # the file's own error: its last line says what is wrong
+            text = f"{next(arg for arg in argv if arg.startswith('--config='))}: {text.splitlines()[-1]}"
+        raise UserError(" ".join(text.split())) from error
     return config
 
 
@@ -66,9 +69,19 @@ def flatten(config: ConfigDict) -> dict[str, object]:
     return flat
 
 
+_silent = False
+
+
+def silence() -> None:
+    """From now on this process says nothing but its errors: of several, the first one speaks for all."""
+    global _silent
+    _silent = True
+
+
 def note(message: str) -> None:
     """One line for the person watching; results go to files."""
-    print(message, file=sys.stderr, flush=True)
+    if not _silent:
+        print(message, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -88,7 +101,7 @@ class Progress:
         now = time.monotonic()
         last = self._done >= self._total * (1 - 1e-9)
         terminal = sys.stderr.isatty()
-        if not (last and now - self._began > 2.0) and now - self._shown < (0.5 if terminal else 10.0):
+        if _silent or (not (last and now - self._began > 2.0) and now - self._shown < (0.5 if terminal else 10.0)):
             return
         self._shown = now
         rate = self._done / max(now - self._began, 1e-9)
@@ -106,21 +119,27 @@ def entry(main: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(0)
     try:
         main(sys.argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on from here", file=sys.stderr)
-        os._exit(130)  # at once, worker processes and unfinished saves included
-    except Exception as error:
-        if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-            sys.exit(2)
-        if not disk_is_full(error):
+    except BaseException as error:
+        known = explained(error)
+        if known is None:
             raise
-        print(f"error: {DISK_FULL}", file=sys.stderr)
-        sys.exit(3)
+        line, status = known
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        if isinstance(error, KeyboardInterrupt):
+            os._exit(status)  # at once, worker processes and unfinished saves included
+        sys.exit(status)
     sys.exit(0)
+
+
+def explained(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit status that an error ends in; None for one that nobody foresaw."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on from here", 130
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+        return f"{error.filename}: {error.strerror}", 2
+    return (DISK_FULL, 3) if isinstance(error, Exception) and disk_is_full(error) else None
 
 
 def disk_is_full(error: BaseException) -> bool:

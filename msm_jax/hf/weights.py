@@ -53,8 +53,8 @@ def check(tensors: Tensors, table: Table, dims: Dims, *, tied: bool = False) -> 
 def load(tensors: Tensors, table: Table, dims: Dims, dtype: str, progress: Callable[[int], None] | None = None) -> Tree:
     """All arrays of the table in `dtype`, on the mesh in use; `progress` hears of every tensor's bytes.
 
-    A few parameters are filled at a time, each tensor after tensor. Every host reads every tensor and keeps what its
-    devices hold.
+    A few parameters are filled at a time, each tensor after tensor; of several processes each fills one at a time,
+    because all must start their programs in the same order. A host reads the rows that its devices hold.
     """
     mesh = jax.sharding.get_mesh()
 
@@ -68,8 +68,8 @@ def load(tensors: Tensors, table: Table, dims: Dims, dtype: str, progress: Calla
                 array = jax.jit(empty, out_shardings=place)()
             turn = _turner(param, tuple(dims.items()), dtype)
             for layer in range(dims["L"] if param.stacked else 1):
-                raw = tensors.read(param.hf.format(layer))
-                turned = turn(jax.make_array_from_callback(raw.shape, _raw_sharding(param), raw.__getitem__))
+                raw = _read(tensors, param.hf.format(layer), _raw_sharding(param))
+                turned = turn(raw)
                 array = turned if array is None else _put(array, turned, layer)
                 array.block_until_ready()  # else tensors pile up behind a busy device
                 if progress:
@@ -77,8 +77,23 @@ def load(tensors: Tensors, table: Table, dims: Dims, dtype: str, progress: Calla
         assert array is not None
         return array
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE if jax.process_count() == 1 else 1) as pool:
         return tree_of(dict(zip(table, pool.map(fill, table), strict=True)))
+
+
+def _read(tensors: Tensors, name: str, sharding: jax.NamedSharding) -> jax.Array:
+    """A tensor on the mesh; of its rows only those are read that lie on this host's devices, or between them."""
+    shape = tensors.shape(name)
+    places = [index[0] for index in sharding.addressable_devices_indices_map(shape).values() if index]
+    ranges = [place.indices(shape[0]) for place in places]
+    first, last = min(start for start, _, _ in ranges), max(stop for _, stop, _ in ranges)
+    raw = tensors.read(name, slice(first, last))
+
+    def piece(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        return raw[(slice(start - first, stop - first), *index[1:])]
+
+    return jax.make_array_from_callback(shape, sharding, piece)
 
 
 def _raw_sharding(param: Param) -> jax.NamedSharding:
