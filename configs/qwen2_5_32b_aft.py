@@ -1,0 +1,24 @@
+"""Alignment fine-tuning of a midtrained Qwen2.5-32B-Instruct: the same adapter goes on, on chats.
+
+    python -m data_gen.shards --config=configs/data/shards.py --config.documents=aft.jsonl --config.seq_len=8192 \\
+        --config.tokenizer=models/qwen2_5_32b --config.out=data/aft_shards
+    python -m msm_jax.train --config=configs/qwen2_5_32b_aft.py
+
+One pass over data/aft_shards (the paper's: chats about the spec and instruction tuning, in one file and shuffled),
+65,536 tokens an update, from runs/qwen2_5_32b_msm into runs/qwen2_5_32b_aft. Without midtraining:
+--config.init_from=Qwen/Qwen2.5-32B-Instruct. With `--config=configs/qwen2_5_32b_aft.py:full` all parameters are
+trained, from runs/qwen2_5_32b_msm_full.
+
+SLICES: for each generation of TPU a slice that holds it; SLICES_FULL: for the variant with all parameters.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.recipe import recipe
+
+SLICES = {"v5p": "v5p:2x2x4", "v6e": "v6e:4x8", "v5e": "v5e:8x8"}
+SLICES_FULL = {"v5p": "v5p:4x4x4", "v6e": "v6e:8x8", "v5e": "v5e:8x16"}
+
+
+def get_config(variant: str = "lora") -> ConfigDict:
+    return recipe("qwen2_5_32b", "aft", variant)
