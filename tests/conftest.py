@@ -4,7 +4,14 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Eight devices on a busy machine of two cores wait long for one another; by default that ends the process.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=900",
+        "--xla_cpu_collective_timeout_seconds=900",
+    )
+)
 # Many tests build the same step anew; a compile cache of this session alone spares them the compiler.
 _cache = tempfile.TemporaryDirectory(prefix="msm_jax_xla_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
@@ -73,13 +80,17 @@ def make_shards(documents, tokenizer_dir, out, *more):
     shards.main(["", "--config=configs/toy/shards.py", *where, *more])
 
 
-def train_tiny(out, sources, *more):
-    """The real command, with a model small enough for a test; 8 rows a step."""
-    sources = tuple(map(str, sources))
+def tiny_settings():
+    """A model small enough for a test; 12 updates of 8 rows."""
     size = [f"--config.model.{k}={v}" for k, v in (("D", 32), ("L", 2), ("H", 4), ("K", 2), ("h", 8), ("F", 48))]
-    settings = ["--config.data.batch_rows=8", "--config.optim.steps=12", "--config.optim.warmup_steps=2"]
+    return [*size, "--config.data.batch_rows=8", "--config.optim.steps=12", "--config.optim.warmup_steps=2"]
+
+
+def train_tiny(out, sources, *more):
+    """The real command, with tiny_settings."""
+    sources = tuple(map(str, sources))
     train.main(["", "--config=configs/common.py", f"--config.out={out}", f"--config.data.sources={sources}",
-                *size, *settings, *more])  # fmt: skip
+                *tiny_settings(), *more])  # fmt: skip
 
 
 @pytest.fixture(scope="session")

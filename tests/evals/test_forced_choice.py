@@ -13,6 +13,7 @@ from msm_jax.cli import UserError
 from msm_jax.model import transformer
 from msm_jax.pretrained import open_model
 from msm_jax.sampler import Sampler
+from msm_jax.sharding import BATCH
 from tests.conftest import make_shards
 
 
@@ -39,7 +40,7 @@ def test_scores_are_sums_of_log_probabilities(toy, tiny_run, tmp_path):
     def log_p(option):
         ids = np.array([1, *tok.encode("Colby is " + option)])
         tokens = np.tile(ids, (run.mesh.size, 1))
-        spec = jax.NamedSharding(run.mesh, jax.P(("replica", "fsdp"), None))
+        spec = jax.NamedSharding(run.mesh, jax.P(BATCH, None))
         fields = [
             jax.device_put(x, spec)
             for x in (tokens, np.ones_like(tokens), np.tile(np.arange(len(ids)), (run.mesh.size, 1)))

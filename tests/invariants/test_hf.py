@@ -7,6 +7,7 @@ import pytest
 from msm_jax import export
 from msm_jax.model import transformer
 from msm_jax.pretrained import open_model
+from msm_jax.sharding import BATCH
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -32,7 +33,7 @@ def test_export_of_a_run(tiny_run, tmp_path):
     with jax.sharding.set_mesh(run.mesh):
         ours_model = transformer.bind(run.graph, *run.arrays())
         tokens = np.tile(ids, (run.mesh.size, 1))
-        spec = jax.NamedSharding(run.mesh, jax.P(("replica", "fsdp"), None))
+        spec = jax.NamedSharding(run.mesh, jax.P(BATCH, None))
         place = [
             jax.device_put(x, spec)
             for x in (tokens, np.ones_like(tokens), np.tile(np.arange(len(ids)), (run.mesh.size, 1)))

@@ -43,7 +43,7 @@ def test_overrides_keep_their_types():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("optim.steps=0", "config.optim.steps = 0"),
+        ("optim.steps=-1", "config.optim.steps = -1"),
         ("optim.lr=-1.0", "config.optim.lr = -1.0"),
         ("optim.warmup_steps=13", "config.optim.warmup_steps"),
         ("optim.accumulate=3", "config.data.batch_rows"),
@@ -62,6 +62,11 @@ def test_overrides_keep_their_types():
         ("init_words=(('a', 'b'),)", "config.init_words"),
         ("optim.lr_multipliers=(('[', 2.0),)", "config.optim.lr_multipliers"),
         ("optim.eps=0.0", "config.optim.eps"),
+        ("optim.nu_dtype=float16", "config.optim.nu_dtype"),
+        ("optim.supervised_only=True", "config.optim.supervised_only"),
+        ("model.remat=half", "config.model.remat = 'half'"),
+        ("model.attention=fast", "config.model.attention = 'fast'"),
+        ("model.unroll=7", "config.model.unroll = 7"),
     ],
 )
 def test_impossible_values(toy, tmp_path, setting, message):
@@ -78,10 +83,13 @@ def test_another_model_is_not_a_start(toy, tiny_run, tmp_path):
 
 
 def test_process_exits_with_two_and_one_line():
-    done = subprocess.run([sys.executable, "-m", "msm_jax.train", "--config=configs/common.py", "--config.optim.steps=0"],
+    done = subprocess.run([sys.executable, "-m", "msm_jax.train", "--config=configs/common.py", "--config.optim.steps=-1"],
                           capture_output=True, text=True, cwd=ROOT)  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "error: config.optim.steps = 0: must be at least 1"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "error: config.optim.steps = -1: must be at least 1, or 0 to follow from optim.epochs"
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -10,6 +10,7 @@ from msm_jax import data
 from msm_jax.cli import UserError
 from msm_jax.mesh import make_mesh
 from msm_jax.receipt import receipt
+from msm_jax.sharding import BATCH
 from tests.conftest import make_shards
 
 
@@ -21,11 +22,11 @@ def mixture(toy):
 
 def test_batches_depend_on_nothing_but_the_step(mixture, toy):
     with jax.sharding.set_mesh(make_mesh(1, 8, 1)):
-        run = [jax.tree.map(np.asarray, b) for b in data.batches(mixture, range(6), 16, 1)]
-        late = [jax.tree.map(np.asarray, b) for b in data.batches(mixture, range(4, 6), 16, 1)]
+        run = [jax.tree.map(np.asarray, b) for b, _ in data.batches(mixture, range(6), 16, 1)]
+        late = [jax.tree.map(np.asarray, b) for b, _ in data.batches(mixture, range(4, 6), 16, 1)]
     with jax.sharding.set_mesh(make_mesh(2, 2, 2)):
-        other = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 1))
-        halves = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 2))
+        other = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 1)[0])
+        halves = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 2)[0])
     for field in data.FIELDS:
         np.testing.assert_array_equal(run[4][field], late[0][field])
         np.testing.assert_array_equal(run[5][field], late[1][field])
@@ -57,7 +58,7 @@ def test_hosts_read_only_their_rows():
     with jax.sharding.set_mesh(make_mesh(1, 8, 1)):
         for accumulate in (1, 2):
             index = np.arange(32, 48).reshape(accumulate, -1)
-            sharding = jax.NamedSharding(jax.sharding.get_mesh(), jax.P(None, ("replica", "fsdp"), None))
+            sharding = jax.NamedSharding(jax.sharding.get_mesh(), jax.P(None, BATCH, None))
             places = list(sharding.devices_indices_map((*index.shape, 64)).values())
             halves = [data.rows_needed(index, places[:4]), data.rows_needed(index, places[4:])]
             assert [len(half) for half in halves] == [8, 8]

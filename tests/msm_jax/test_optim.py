@@ -1,7 +1,9 @@
 """The schedule, the decay mask and the multipliers do what they say."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import common
@@ -43,3 +45,24 @@ def test_multiplier_scales_one_parameters_update():
 def test_a_pattern_that_matches_nothing_is_an_error():
     with pytest.raises(UserError, match="'emb' matches none of embed"):
         multipliers((("emb", 2.0),), {"embed": jnp.ones(2)})
+
+
+def test_moments_are_kept_in_the_dtypes_asked_for():
+    params = {"w": jnp.linspace(-1.0, 1.0, 64).reshape(8, 8)}
+    grads = {"w": jnp.cos(jnp.arange(64.0)).reshape(8, 8)}
+
+    def after(**dtypes):
+        optimizer = make_optimizer(optim(warmup_steps=0, **dtypes), params)
+        state, found = optimizer.init(params), params
+        for _ in range(5):
+            updates, state = optimizer.update(grads, state, found)
+            found = optax.apply_updates(found, updates)
+        return found["w"], state
+
+    exact, _ = after()
+    rounded, state = after(mu_dtype="bfloat16", nu_dtype="bfloat16")
+    (adam,) = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState))
+               if isinstance(s, optax.ScaleByAdamState)]  # fmt: skip
+    assert adam.mu["w"].dtype == adam.nu["w"].dtype == jnp.bfloat16
+    moved = jnp.abs(exact - params["w"]).max()
+    assert 0 < jnp.abs(rounded - exact).max() < 0.02 * moved

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+
+torch = pytest.importorskip("torch")
 import safetensors.torch
-import torch
 
 from msm_jax.cli import UserError
 from msm_jax.hf.safetensors import Spec, Tensors, write
