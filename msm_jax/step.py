@@ -57,7 +57,9 @@ def make_gradient(
 
             def add(carry: tuple[Any, ...], micro: Batch) -> tuple[tuple[Any, ...], None]:
                 (loss, weight), grads = one(trained, frozen, micro)
-                return jax.tree.map(jnp.add, carry, (loss, weight, grads)), None
+                # The barrier keeps a pass of the TPU compiler off, which would move sums between devices out of this
+                # loop and fails on some of them (libtpu 0.0.51, while_loop_all_reduce_code_motion).
+                return jax.tree.map(jnp.add, carry, jax.lax.optimization_barrier((loss, weight, grads))), None
 
             zero = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, trained))
             (loss, weight, grads), _ = jax.lax.scan(add, zero, batch)
