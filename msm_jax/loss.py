@@ -70,7 +70,8 @@ def _chunked(head, hidden, targets, weights, chunks, gradient):  # type: ignore[
     kept = param_spec("DV")
     outs = (jax.P(), kept if gradient and chunks.head_trained else jax.P(), spec(None, None))
     ins = (kept, spec(None, None), spec(None), spec(None))
-    return jax.shard_map(local, in_specs=ins, out_specs=outs, check_vma=False)(head, hidden, targets, weights)
+    arrays = [jax.sharding.reshard(x, spec) for x, spec in zip((head, hidden, targets, weights), ins, strict=True)]
+    return jax.shard_map(local, in_specs=ins, out_specs=outs, check_vma=False)(*arrays)
 
 
 def _local_loss(head, hidden, targets, weights, chunks, gradient):  # type: ignore[no-untyped-def]

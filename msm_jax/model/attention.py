@@ -43,13 +43,13 @@ def _reference(segment_ids: jax.Array) -> Attend:
 
 
 def _flash(segment_ids: jax.Array, blocks: flash.Blocks = flash.BLOCKS, interpret: bool = False) -> Attend:
-    start = blockwise.segment_starts(segment_ids)
     heads, rows = activations("tensor", None, None), activations(None)
+    start = jax.sharding.reshard(blockwise.segment_starts(segment_ids), rows)
     local = functools.partial(flash.flash, blocks=blocks, interpret=interpret)
     kernel = jax.shard_map(local, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)
 
     def apply(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+        q, k, v = (jax.sharding.reshard(jnp.swapaxes(x, 1, 2), heads) for x in (q, k, v))
         return jnp.swapaxes(kernel(q, k, v, start), 1, 2)
 
     return apply

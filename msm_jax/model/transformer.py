@@ -158,8 +158,9 @@ def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
         whole = jax.lax.all_gather(local_gather(table, 1), "tensor", axis=0, tiled=True)
         return whole.at[tokens].get(mode="clip")
 
-    ins = (param_spec("VD"), activations(None))
-    return jax.shard_map(local, in_specs=ins, out_specs=activations(None, None), check_vma=False)(table, tokens)
+    ins, outs = (param_spec("VD"), activations(None)), activations(None, None)
+    table, tokens = (jax.sharding.reshard(x, spec) for x, spec in zip((table, tokens), ins, strict=True))
+    return jax.shard_map(local, in_specs=ins, out_specs=outs, check_vma=False)(table, tokens)
 
 
 def _lookup_forward(table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, tuple[jax.Array, int]]:
@@ -175,8 +176,9 @@ def _lookup_backward(saved: tuple[jax.Array, int], gradient: jax.Array) -> tuple
         size = V // jax.lax.axis_size("tensor")
         return jax.lax.dynamic_slice_in_dim(total, jax.lax.axis_index("tensor") * size, size, 0)
 
-    ins = (activations(None), activations(None, None))
-    return jax.shard_map(local, in_specs=ins, out_specs=param_spec("VD"), check_vma=False)(tokens, gradient), None
+    ins, outs = (activations(None), activations(None, None)), param_spec("VD")
+    tokens, gradient = (jax.sharding.reshard(x, spec) for x, spec in zip((tokens, gradient), ins, strict=True))
+    return jax.shard_map(local, in_specs=ins, out_specs=outs, check_vma=False)(tokens, gradient), None
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)
