@@ -48,7 +48,7 @@ def test_starts_are_where_segments_begin():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2), (1, 2, 1, 2)], ids=str)
-@pytest.mark.parametrize("remat", ["none", "full", "context"])
+@pytest.mark.parametrize("remat", ["none", "context"])
 def test_the_kernel_in_the_model_is_the_reference(shape, remat, monkeypatch):
     interpreted = functools.partial(attention._flash, interpret=True)
     monkeypatch.setitem(attention.ATTENTION, "flash", interpreted)
