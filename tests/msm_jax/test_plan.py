@@ -363,7 +363,8 @@ def test_the_step_compiles_and_stays_where_it_is(config, aot_cache, overrides):
     assert "error" not in found, found
     assert found["memory"]["moved_state"] == []
     assert found["large_replicated"] == []
-    assert found["schedule"]["warnings"] == []
+    # Of attention kernels only blocks of real sizes were counted.
+    assert all("scaled from blocks" in warning for warning in found["schedule"]["warnings"])
     held = sum(found["classes"].values())
     assert held <= found["memory"]["argument_size_in_bytes"] * 1.001 + 4096
     assert found["memory"]["peak_memory_in_bytes"] < topology.parse("v5e:2x2").chip.hbm
