@@ -98,7 +98,8 @@ def counted(chip, kind, block_q, block_k, body="whole"):
                 text = file.read_text()
                 found[name[0]] = int(re.search(r"non empty scheduled bundles: (\d+)", text)[1])
     if not found and done.returncode:
-        print(f"{chip} {kind} {block_q} x {block_k}: the compiler refuses", file=sys.stderr)
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        print(f"{chip} {kind} {block_q} x {block_k}: {' '.join(said)[:200]}", file=sys.stderr)
     return found
 
 

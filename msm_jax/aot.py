@@ -10,10 +10,10 @@ beside the program. Loading it needs the same libtpu and as many chips.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import gzip
 import json
+import math
 import os
 import pickle
 import re
@@ -30,7 +30,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from msm_jax import artifact, cli, perf, topology
+from msm_jax import artifact, children, cli, perf, topology
 from msm_jax.cli import UserError
 from msm_jax.optim import path_of
 from msm_jax.topology import Topology
@@ -107,7 +107,9 @@ def _in_child(request: Request, cache: Path, scratch: Path) -> Json:
     said = scratch / "stderr"
     with said.open("w") as stderr:
         command = [sys.executable, "-m", "msm_jax.aot", str(asked), str(answer)]
-        child = subprocess.Popen(command, env=environment, stdout=stderr, stderr=stderr, preexec_fn=_die_with_parent)
+        child = subprocess.Popen(
+            command, env=environment, stdout=stderr, stderr=stderr, preexec_fn=children.die_with_parent
+        )
         try:
             status = _waited(child, request.topology)
         finally:
@@ -130,10 +132,6 @@ def _waited(child: subprocess.Popen[bytes], what: str) -> int:
             return child.wait(30)
         except subprocess.TimeoutExpired:
             cli.note(f"{what}: compiling for {time.monotonic() - began:.0f} s; a 32B model takes minutes")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 # -------------------------------------------------------------------------------------------------- in the child
@@ -267,14 +265,7 @@ def mesh_of(tree: Any) -> dict[str, int]:
 
 def device_bytes(tree: Any) -> int:
     """What a tree of placed arrays takes on one device."""
-    return sum(_shard_size(x) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _shard_size(x: Any) -> int:
-    size = 1
-    for dim in x.sharding.shard_shape(x.shape):
-        size *= dim
-    return size
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def large_replicated(tree: Any, limit: int = LARGE) -> list[str]:

@@ -7,7 +7,6 @@ below config.out: a directory for each stage, logs/, and experiment.json with ev
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import fcntl
 import importlib
@@ -25,7 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from msm_jax import artifact, cli
+from msm_jax import artifact, children, cli
 from msm_jax.cli import UserError
 
 PLAN = "experiment.json"
@@ -107,8 +106,8 @@ def _cores() -> list[int]:
 
 def _start_worker(parent: int, counter: Any, workers: int, cache: str) -> None:
     """A worker dies with its parent, keeps to its own core, and shares compiled programs with the others."""
+    children.die_with_parent()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(1)
         with counter.get_lock():

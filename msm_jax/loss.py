@@ -65,11 +65,10 @@ def chunked_loss(
 
 def _chunked(head, hidden, targets, weights, chunks, gradient):  # type: ignore[no-untyped-def]
     """The loss and, where asked for, its gradients by head ([0] where it is not trained) and hidden."""
-    spec = activations
     local = functools.partial(_local_loss, chunks=chunks, gradient=gradient)
-    kept = param_spec("DV")
-    outs = (jax.P(), kept if gradient and chunks.head_trained else jax.P(), spec(None, None))
-    ins = (kept, spec(None, None), spec(None), spec(None))
+    kept, wide, row = param_spec("DV"), activations(None, None), activations(None)
+    outs = (jax.P(), kept if gradient and chunks.head_trained else jax.P(), wide)
+    ins = (kept, wide, row, row)
     arrays = [jax.sharding.reshard(x, spec) for x, spec in zip((head, hidden, targets, weights), ins, strict=True)]
     return jax.shard_map(local, in_specs=ins, out_specs=outs, check_vma=False)(*arrays)
 
