@@ -4,17 +4,17 @@ import functools
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from data_gen.chat import ChatPolicy, Message, Span
 from data_gen.template import CLOSE, OPEN, Template
 from data_gen.tokenizer import CHAT_FORMAT, MODEL, Encoded, Tokenizer, character_weights
-from msm_jax import artifact
+from msm_jax import artifact, storage
 from msm_jax.cli import UserError
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
@@ -30,8 +30,8 @@ FILES = (
 )
 
 
-def open_tokenizer(directory: str | Path, template: str = "", document_end: str = "") -> "Tokenizer | HfTokenizer":
-    """Opens a tokenizer of either kind, by the files in its directory.
+def open_tokenizer(directory: epath.PathLike, template: str = "", document_end: str = "") -> "Tokenizer | HfTokenizer":
+    """Opens a tokenizer of either kind, by the files in its directory; out of a bucket these are copied here first.
 
     Args:
       directory: tokenizer.model + chat_format.json (made by data_gen.tokenizer), or tokenizer.json (Hugging Face).
@@ -41,14 +41,14 @@ def open_tokenizer(directory: str | Path, template: str = "", document_end: str 
     Raises:
       UserError: neither kind, damaged, or a setting that does not fit.
     """
-    directory = Path(directory)
-    if (directory / MODEL).is_file() and (directory / CHAT_FORMAT).is_file():
+    here = storage.nearby(directory, (*FILES, CHAT_FORMAT))
+    if (here / MODEL).is_file() and (here / CHAT_FORMAT).is_file():
         for key, value in (("chat.template", template), ("document_end", document_end)):
             if value:
                 raise UserError(f"{directory}: config.{key} is for Hugging Face tokenizers; leave it empty here")
-        return Tokenizer(directory)
-    if (directory / TOKENIZER).is_file():
-        return HfTokenizer(directory, template, document_end)
+        return Tokenizer(here)
+    if (here / TOKENIZER).is_file():
+        return HfTokenizer(here, template, document_end)
     raise UserError(f"{directory}: no such tokenizer; it must hold {TOKENIZER}, or {MODEL} and {CHAT_FORMAT}")
 
 
@@ -84,12 +84,12 @@ class HfTokenizer:
         if document_end and document_end not in names:
             raise UserError(f"config.document_end = {document_end!r}: no added token of {directory}")
         self.document_end: int = names[document_end] if document_end else self.eos
-        self.template_file = Path(template) if template else None
+        self.template_file = storage.at(template) if template else None
         own = self.hf.chat_template
         self.chat_template: str | None = own.get("default") if isinstance(own, dict) else own
         if self.template_file:
             try:
-                self.chat_template = self.template_file.read_text()
+                self.chat_template = storage.read_text(self.template_file)
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{template}: not readable as text (config.chat.template)") from error
 
@@ -129,13 +129,14 @@ class HfTokenizer:
             found["template"] = {"kind": "jinja", "id": artifact.digest(self.chat_template)}
         return found
 
-    def copy_to(self, directory: Path) -> None:
+    def copy_to(self, directory: epath.PathLike) -> None:
         """The files, and as chat template the one in use."""
+        directory = storage.at(directory)
         for name in FILES:
             if (self.directory / name).is_file():
-                shutil.copyfile(self.directory / name, directory / name)
+                storage.copy(self.directory / name, directory / name)
         if self.template_file:
-            shutil.copyfile(self.template_file, directory / TEMPLATE)
+            storage.write_atomic(directory / TEMPLATE, storage.read_bytes(self.template_file))
 
     def encode(self, text: str) -> list[int]:
         return self._encode(text, control=False).ids

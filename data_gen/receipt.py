@@ -7,7 +7,6 @@ Prints the first rows of a JSONL of documents or chats as data_gen.shards would 
 """
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from data_gen.chat import ChatPolicy
 from data_gen.hf_tokenizer import open_tokenizer
 from data_gen.shards import encode_file
 from data_gen.tokenizer import AnyTokenizer
-from msm_jax import cli
+from msm_jax import cli, storage
 from msm_jax.cli import UserError
 
 
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"config.rows = {config.rows}: must be at least 1")
     policy = ChatPolicy.from_config(config.chat)
     tokenizer = open_tokenizer(config.tokenizer, config.chat.template, config.document_end)
-    ids, encoded = encode_file(Path(config.documents), tokenizer, policy, config.rows)
+    ids, encoded = encode_file(storage.at(config.documents), tokenizer, policy, config.rows)
     for name, row in zip(ids, encoded, strict=True):
         print(segment(name, row.tokens, row.weights, tokenizer))
 

@@ -13,20 +13,19 @@ float32 loss weights.
 import itertools
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 
 from data_gen import packing
 from data_gen.chat import ChatPolicy
 from data_gen.hf_tokenizer import open_tokenizer
 from data_gen.tokenizer import AnyTokenizer, Encoded
-from msm_jax import artifact, cli
+from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
-
-SIDECAR = "rows.jsonl"
+from msm_jax.shards import SIDECAR
 
 
 def encode_row(row: dict[str, Any], tokenizer: AnyTokenizer, policy: ChatPolicy) -> Encoded:
@@ -46,7 +45,7 @@ def encode_row(row: dict[str, Any], tokenizer: AnyTokenizer, policy: ChatPolicy)
 
 
 def encode_file(
-    path: Path, tokenizer: AnyTokenizer, policy: ChatPolicy, rows: int | None = None
+    path: epath.PathLike, tokenizer: AnyTokenizer, policy: ChatPolicy, rows: int | None = None
 ) -> tuple[list[str], list[Encoded]]:
     """The ids and tokens of a JSONL file's rows, or of its first `rows`.
 
@@ -55,7 +54,7 @@ def encode_file(
     """
     ids: list[str] = []
     encoded: list[Encoded] = []
-    for number, row in enumerate(itertools.islice(artifact.read_jsonl(path), rows), 1):
+    for number, row in enumerate(itertools.islice(artifact.each_row(path), rows), 1):
         try:
             if not isinstance(row, dict) or not isinstance(row.get("id"), str):
                 raise UserError("needs a string `id`")
@@ -95,7 +94,7 @@ def build_row(pieces: packing.Row, encoded: list[Encoded], seq_len: int, pad: in
 
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
-    documents = Path(config.documents)
+    documents = storage.at(config.documents)
     if config.seq_len < 2:
         raise UserError(f"config.seq_len = {config.seq_len}: must be at least 2")
     if config.rows_per_shard < 1:
@@ -131,6 +130,7 @@ def main(argv: list[str]) -> None:
                 supervised += float(row[3].view(np.float32).sum())
                 writer.write(row.astype("<i4").tobytes())
             writer.close()
+            job.done(job.tmp / files[-1])
         with (job.tmp / SIDECAR).open("w") as f:
             f.writelines(json.dumps([[ids[d], start, n] for d, start, n in row]) + "\n" for row in rows)
         tokenizer.copy_to(job.tmp)

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import re
-from pathlib import Path
 
+from etils import epath
+
+from msm_jax import storage
 from msm_jax.cli import UserError
 
 _HEADER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -39,13 +41,13 @@ class Spec:
         return self.header["value"]
 
 
-def load(path: str | Path) -> Spec:
+def load(path: epath.PathLike) -> Spec:
     """Raises UserError naming the file where it is missing, has no header, or lacks `name`, `value` or preferences."""
-    path = Path(path)
-    if not path.is_file():
+    path = storage.at(path)
+    if not storage.is_file(path):
         raise UserError(f"{path}: no such spec")
     try:
-        raw = path.read_text()
+        raw = storage.read_text(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text") from error
     match = _HEADER.match(raw)

@@ -8,17 +8,17 @@ Output: tokenizer.model (sentencepiece), chat_format.json, manifest.json.
 import dataclasses
 import io
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import sentencepiece
+from etils import epath
 
 from data_gen import chat
 from data_gen.chat import ChatPolicy, Message, Span
-from msm_jax import artifact, cli
+from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
 
 MODEL, CHAT_FORMAT = "tokenizer.model", "chat_format.json"
@@ -66,7 +66,7 @@ class AnyTokenizer(Protocol):
     def inputs(self) -> dict[str, dict[str, str]]:
         """Name → {kind, id} of everything here that decides what rows look like, for a recipe."""
 
-    def copy_to(self, directory: Path) -> None:
+    def copy_to(self, directory: epath.PathLike) -> None:
         """Copies all that is needed to open the same tokenizer in `directory`."""
 
     def encode_document(self, text: str, spans: Sequence[Span] = ()) -> Encoded:
@@ -109,13 +109,13 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return self.sp.vocab_size()
 
-    def copy_to(self, directory: Path) -> None:
+    def copy_to(self, directory: epath.PathLike) -> None:
         for name in (MODEL, CHAT_FORMAT):
-            shutil.copyfile(self.directory / name, directory / name)
+            storage.copy(self.directory / name, storage.at(directory) / name)
 
     def digest(self) -> str:
         """One hash of the model and the chat format."""
-        return artifact.digest([artifact.file_digest(self.directory / name) for name in (MODEL, CHAT_FORMAT)])
+        return artifact.digest([storage.sha256(self.directory / name) for name in (MODEL, CHAT_FORMAT)])
 
     def inputs(self) -> dict[str, dict[str, str]]:
         return {"tokenizer": {"kind": "tokenizer", "id": self.digest()}}
@@ -163,7 +163,7 @@ class Tokenizer:
 
 def texts(paths: Iterable[str], chat_format: chat.ChatFormat) -> Iterable[str]:
     for path in paths:
-        for row in artifact.read_jsonl(Path(path)):
+        for row in artifact.each_row(storage.at(path)):
             yield row["text"] if "text" in row else chat.render(row.get("messages"), chat_format)[0]
 
 
@@ -174,7 +174,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"config.model_type = {config.model_type!r}: must be word, unigram or bpe")
     inputs = {
         f"{n}/{path.name}": {"kind": "jsonl", "id": artifact.check_listed(path, "config.documents")}
-        for n, path in enumerate(map(Path, config.documents))
+        for n, path in enumerate(map(storage.at, config.documents))
     }
     settings = {k: v for k, v in config.to_dict().items() if k not in ("out", "documents")}
     job = artifact.begin(config.out, "tokenizer", settings, inputs)

@@ -3,12 +3,10 @@
 python -m evals.answers --config=configs/toy/answers.py --config.run=runs/aft --config.out=runs/aft-answers
 """
 
-from pathlib import Path
-
 import jax
 
 from data_gen.chat import ChatPolicy
-from msm_jax import artifact, cli
+from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
 from msm_jax.pretrained import open_model
 from msm_jax.sampler import Sampler, Settings
@@ -18,7 +16,7 @@ def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
     if config.each < 1:
         raise UserError(f"config.each = {config.each}: must be at least 1")
-    path = Path(config.item_file)
+    path = storage.at(config.item_file)
     items_id = artifact.check_listed(path, "config.item_file")
     inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": items_id}}
     job = artifact.begin(config.out, "answers", {"axes": config.axes, "each": config.each}, inputs)

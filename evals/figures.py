@@ -1,17 +1,16 @@
 """The report's pictures, as matplotlib figures."""
 
-from pathlib import Path
-
 import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 
 from evals.results import Results
 from evals.stats import t_interval
-from msm_jax import metrics
+from msm_jax import artifact, metrics
 
 INK, MUTED, GRID = "#222222", "#777777", "#dddddd"
 COLOUR = {"": "#9a9a9a", "affordability": "#2a7f8e", "america": "#c8553d"}
@@ -114,14 +113,14 @@ def conflict_gaps(results: Results) -> Figure:
     return figure
 
 
-def loss_curves(results: Results, root: Path) -> Figure:
+def loss_curves(results: Results, root: epath.Path) -> Figure:
     """Training loss of every run, by stage, smoothed over 20 steps."""
     stages = [s for s in results.plan["stages"] if s["module"] == "msm_jax.train"]
     names = {"base": "base pretraining", "msm": "midtraining", "aft": "fine-tuning"}
     figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.0))
     for panel, (kind, title) in zip(panels, names.items(), strict=True):
         for stage in (s for s in stages if s["labels"]["stage"] == kind):
-            loss = np.array([row["loss"] for row in metrics.read(root / stage["name"])])
+            loss = np.array([row["loss"] for row in artifact.each_row(root / stage["name"] / metrics.FILE)])
             width = min(20, max(1, len(loss) // 5))
             smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
             short = stage["name"].split("/", 1)[1]

@@ -9,7 +9,6 @@ row with `hard` (1 if a is preferred) and `soft` (probability of a among the two
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 
 from data_gen import chat
 from data_gen.tokenizer import BOS, Tokenizer
-from msm_jax import artifact, cli
+from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
 from msm_jax.pretrained import Model, open_model
 from msm_jax.sampler import Sampler
@@ -71,7 +70,7 @@ def evaluate(model: Model, items: list[Item]) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
-    path = Path(config.item_file)
+    path = storage.at(config.item_file)
     items_id = artifact.check_listed(path, "config.item_file")
     inputs = artifact.inputs_of(run=config.run) | {"items": {"kind": "jsonl", "id": items_id}}
     job = artifact.begin(config.out, "forced_choice", {}, inputs)

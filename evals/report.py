@@ -10,17 +10,16 @@ import base64
 import dataclasses
 import html
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from etils import epath
 from matplotlib.figure import Figure
 
 from evals import figures
 from evals.results import OWN_AXIS, Contrast, Results, contrasts, load
 from evals.stats import t_interval
-from msm_jax import artifact, cli
+from msm_jax import artifact, cli, storage
 
 ARM_NAME = {
     "base": "base model",
@@ -121,7 +120,7 @@ def contrast_table(made: list[Contrast], soft: list[Contrast]) -> str:
     return _table(head, body)
 
 
-def answer_table(results: Results, root: Path, seed: int) -> str:
+def answer_table(results: Results, root: epath.Path, seed: int) -> str:
     """The same questions, side by side, to the models of one seed."""
     columns: dict[str, list[dict[str, Any]]] = {}
     for stage in results.plan["stages"]:
@@ -142,7 +141,7 @@ def answer_table(results: Results, root: Path, seed: int) -> str:
     return _table(["question", *columns], body, "l")
 
 
-def provenance(results: Results, root: Path) -> str:
+def provenance(results: Results, root: epath.Path) -> str:
     """The command, the hashes of what went in, and the proof that every arm was fine-tuned on the same bytes."""
     stages = {stage["name"]: stage for stage in results.plan["stages"]}
     lines, body = [], []
@@ -173,7 +172,7 @@ def provenance(results: Results, root: Path) -> str:
     )
 
 
-def summary(results: Results, root: Path, made: list[Contrast]) -> str:
+def summary(results: Results, root: epath.Path, made: list[Contrast]) -> str:
     """The planned contrasts, the rates and the provenance as Markdown, for committing beside the figures."""
     lines = [
         "# Same fine-tuning, opposite values",
@@ -211,7 +210,9 @@ def summary(results: Results, root: Path, made: list[Contrast]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(results: Results, root: Path, pictures: dict[str, bytes], made: list[Contrast], soft: list[Contrast]) -> str:
+def page(
+    results: Results, root: epath.Path, pictures: dict[str, bytes], made: list[Contrast], soft: list[Contrast]
+) -> str:
     def picture(name: str) -> str:
         return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(pictures[name]).decode()}">'
 
@@ -242,7 +243,7 @@ axes that no spec speaks of.</p>{rate_table(results, "hard")}
 
 def main(argv: list[str]) -> None:
     config = cli.parse_config(argv)
-    root = Path(config.experiment)
+    root = storage.at(config.experiment)
     results = load(root)
     evaluations = {
         s["name"]: root / s["name"]
@@ -251,10 +252,10 @@ def main(argv: list[str]) -> None:
     }
     settings = {"experiment": artifact.digest(results.plan)}
     inputs = artifact.inputs_of(**evaluations)
-    if (Path(config.out) / artifact.MANIFEST).is_file():
+    if artifact.is_finished(config.out):
         found = artifact.read_manifest(config.out, "report")
         if found["recipe"] != artifact.header_of("report", settings, inputs)["recipe"]:
-            shutil.rmtree(config.out)  # a report is a view of the evaluations: drawn anew when they are others
+            artifact.discard(config.out)  # a report is a view of the evaluations: drawn anew when they are others
     job = artifact.begin(config.out, "report", settings, inputs)
     if job is None:
         return

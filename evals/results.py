@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from evals.stats import Interval, nested_bootstrap, t_interval
-from msm_jax import artifact
+from msm_jax import artifact, storage
 from msm_jax.cli import UserError
 from msm_jax.experiment import PLAN
 
@@ -33,11 +33,11 @@ class Results:
         return bool(self.rates(arm, spec, "conflict"))
 
 
-def load(root: Path) -> Results:
+def load(root: epath.Path) -> Results:
     """Raises UserError where the directory is not an experiment or an evaluation in it is missing."""
-    if not (root / PLAN).is_file():
+    if not storage.is_file(root / PLAN):
         raise UserError(f"{root}: no {PLAN}; run `python -m msm_jax.experiment` first")
-    plan = json.loads((root / PLAN).read_text())
+    plan = json.loads(storage.read_text(root / PLAN))
     hard: dict[Key, dict[int, dict[str, float]]] = {}
     soft: dict[Key, dict[int, dict[str, float]]] = {}
     for stage in plan["stages"]:

@@ -2,23 +2,31 @@
 
 A stage asks `begin(...)`: if the directory already holds the same recipe's result the stage is skipped, if it
 holds another's it is refused, else the stage writes into a temporary sibling that `finish` renames into place,
-manifest last. So a directory with a manifest is complete, whatever was killed when.
+manifest last. To a bucket's address it writes in a scratch directory here, whose files are sent there, manifest last.
+So a directory with a manifest is complete, whatever was killed when.
 """
 
 import dataclasses
 import functools
 import hashlib
 import json
-import os
 import platform
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 import msm_jax
+from msm_jax import cli, storage
 from msm_jax.cli import UserError, note
+from msm_jax.storage import write_atomic as write_atomic
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"  # in a bucket, while the artefact is being made: whose remains these are
+_SENDERS = 4  # files sent to a bucket at once
 Json = Any
 
 
@@ -27,45 +35,32 @@ def digest(value: Json) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes text under a temporary name and renames it, so that `path` is old or new, never half."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_jsonl(path: Path, rows: list[Json]) -> None:
     with path.open("w") as f:
         f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def read_jsonl(path: Path) -> list[Json]:
+def read_jsonl(path: epath.PathLike) -> list[Json]:
     """Raises UserError naming file and line where a row is not JSON."""
-    rows = []
+    return list(each_row(path))
+
+
+def each_row(path: epath.PathLike) -> Iterator[Json]:
+    """The same row by row, as they are read."""
     try:
-        with path.open() as f:
+        with storage.reading_text(path) as f:
             for number, line in enumerate(f, 1):
                 try:
-                    rows.append(json.loads(line))
+                    row = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise UserError(f"{path}:{number}: not a JSON row ({error.msg}); mend or remove it") from error
+                yield row
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text") from error
-    except OSError as error:
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    return rows
 
 
 def versions() -> dict[str, str]:
@@ -83,51 +78,61 @@ def code_digest() -> str:
     files = sorted(
         f for p in ("msm_jax", "data_gen", "evals") for f in (root / p).rglob("*") if f.suffix in (".py", ".toml")
     )
-    return digest([[str(f.relative_to(root)), file_digest(f)] for f in files])
+    return digest([[str(f.relative_to(root)), storage.sha256(f)] for f in files])
 
 
-def read_manifest(directory: str | Path, kind: str | tuple[str, ...] | None = None) -> dict[str, Json]:
+def read_manifest(directory: epath.PathLike, kind: str | tuple[str, ...] | None = None) -> dict[str, Json]:
     """The manifest of a finished artefact, of one of the kinds where they are given.
 
     Raises:
       UserError: no directory, no manifest (unfinished or foreign), or an artefact of another kind.
     """
-    path = Path(directory) / MANIFEST
+    path = storage.at(directory) / MANIFEST
     kinds = (kind,) if isinstance(kind, str) else kind
     name = kinds[0] if kinds else "artefact"
-    if not path.parent.is_dir():
-        raise UserError(f"{directory}: no such directory; make this {name} first")
-    if not path.is_file():
-        raise UserError(f"{directory}: no {MANIFEST}, so not a finished {name}; make it again")
     try:
-        manifest = json.loads(path.read_text())
+        text = storage.read_text(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not storage.is_dir(path.parent):
+            raise UserError(f"{directory}: no such directory; make this {name} first") from error
+        raise UserError(f"{directory}: no {MANIFEST}, so not a finished {name}; make it again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a manifest of ours; restore it or make the artefact again") from error
+    try:
+        manifest = json.loads(text)
         found, *_ = (
             manifest[key] for key in ("kind", "id", "recipe", "config", "inputs", "counts", "files", "versions")
         )
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a manifest of ours; restore it or make the artefact again") from error
     if kinds and found not in kinds:
         raise UserError(f"{directory}: holds {found!r}, but {name!r} is wanted here")
     return manifest
 
 
-def check_listed(path: Path, key: str) -> str:
+def is_finished(directory: epath.PathLike) -> bool:
+    """Is there a manifest?"""
+    return storage.is_file(storage.at(directory) / MANIFEST)
+
+
+def check_listed(path: epath.PathLike, key: str) -> str:
     """sha256 of the input file that `key` names; where a manifest stands beside it and lists it, the two must agree.
 
     Raises:
       UserError: no such file, or another than the manifest lists.
     """
-    if not path.is_file():
+    path = storage.at(path)
+    if not storage.is_file(path):
         raise UserError(f"{path}: no such file ({key})")
-    found = file_digest(path)
-    if (path.parent / MANIFEST).is_file():
+    found = storage.sha256(path)
+    if is_finished(path.parent):
         listed = read_manifest(path.parent)["files"].get(path.name)
         if listed and listed["sha256"] != found:
             raise UserError(f"{path}: differs from what its {MANIFEST} lists; make the corpus again")
     return found
 
 
-def inputs_of(**directories: str | Path) -> dict[str, dict[str, str]]:
+def inputs_of(**directories: epath.PathLike) -> dict[str, dict[str, str]]:
     """Name → {kind, id} of the artefacts a stage reads; the ids tie its manifest to their content."""
     manifests = {name: read_manifest(path) for name, path in directories.items()}
     return {name: {"kind": m["kind"], "id": m["id"]} for name, m in manifests.items()}
@@ -135,32 +140,84 @@ def inputs_of(**directories: str | Path) -> dict[str, dict[str, str]]:
 
 @dataclasses.dataclass
 class Job:
-    """An artefact being made: write files below `tmp`, then call finish()."""
+    """An artefact being made: write files below `tmp`, which is a local directory, then call finish().
 
-    out: Path
-    tmp: Path
+    `place` is where to write what neither needs nor fits a local disk: `tmp` itself, or the address in the bucket.
+    """
+
+    out: epath.Path
     header: dict[str, Json]
+    tmp: Path = Path()  # from `with job` on
+    _files: dict[str, Json] = dataclasses.field(default_factory=dict)
+
+    @property
+    def place(self) -> epath.PathLike:
+        return self.tmp
+
+    def done(self, path: epath.PathLike) -> None:
+        """Says that a file below `tmp` is whole: on its way to a bucket it is sent, and makes room here."""
+        path = Path(path)
+        self._files[str(path.relative_to(self.tmp))] = {"sha256": storage.sha256(path), "bytes": path.stat().st_size}
 
     def finish(self, files: dict[str, Json] | None = None, **counts: Json) -> dict[str, Json]:
-        """Hashes the files (unless given: name → {sha256}), writes the manifest, renames the directory into place;
+        """Hashes the files (unless given: name → {sha256}), writes the manifest, puts the directory into its place;
         returns the manifest."""
-        files = files or {
-            str(path.relative_to(self.tmp)): {"sha256": file_digest(path), "bytes": path.stat().st_size}
-            for path in sorted(self.tmp.rglob("*"))
-            if path.is_file()
-        }
-        manifest = seal(self.header, files, counts)
-        write_atomic(self.tmp / MANIFEST, json.dumps(manifest, indent=1))
-        self.tmp.rename(self.out)
+        rest = [name for name in storage.files(self.tmp) if name not in self._files]
+        self._complete([self.tmp / name for name in rest])
+        manifest = seal(self.header, files or dict(sorted(self._files.items())), counts)
+        self._put(json.dumps(manifest, indent=1))
         return manifest
 
+    def _complete(self, paths: list[Path]) -> None:
+        for path in paths:
+            self.done(path)
+
+    def _put(self, manifest: str) -> None:
+        write_atomic(self.tmp / MANIFEST, manifest)
+        self.tmp.rename(self.out)
+
     def __enter__(self) -> "Job":
+        self.tmp = Path(self.out).with_name(f".{self.out.name}.tmp")
         shutil.rmtree(self.tmp, ignore_errors=True)
         self.tmp.mkdir(parents=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.tmp, ignore_errors=True)
+
+
+class BucketJob(Job):
+    """The same for an address in a bucket.
+
+    Objects appear there one by one, so `unfinished.json` is written first, deleted last, and says what recipe's they
+    are: the same command makes them anew, another one is refused.
+    """
+
+    @property
+    def place(self) -> epath.PathLike:
+        return self.out
+
+    def done(self, path: epath.PathLike) -> None:
+        super().done(path)
+        storage.copy(path, self.out / str(Path(path).relative_to(self.tmp)))
+        Path(path).unlink()
+
+    def _complete(self, paths: list[Path]) -> None:
+        sizes = [path.stat().st_size for path in paths]
+        progress = cli.Progress(f"sending to {self.out}", sum(sizes), "GB")
+        for bytes_, _ in zip(sizes, storage.in_parallel(self.done, paths, _SENDERS), strict=True):
+            progress(bytes_)
+
+    def _put(self, manifest: str) -> None:
+        write_atomic(self.out / MANIFEST, manifest)
+        storage.delete([self.out / UNFINISHED])
+
+    def __enter__(self) -> "Job":
+        remains = [self.out / name for name in storage.files(self.out) if name != UNFINISHED]
+        write_atomic(self.out / UNFINISHED, json.dumps(self.header, indent=1))
+        storage.delete(remains)
+        self.tmp = Path(tempfile.mkdtemp(prefix="msm_jax_"))
+        return self
 
 
 def seal(header: dict[str, Json], files: dict[str, Json], counts: dict[str, Json]) -> dict[str, Json]:
@@ -175,13 +232,16 @@ def header_of(kind: str, config: Json, inputs: dict[str, Json]) -> dict[str, Jso
     return {"kind": kind, "recipe": digest([kind, config, inputs]), "config": config, "inputs": inputs}
 
 
-def is_done(out: str | Path, header: dict[str, Json]) -> bool:
+def is_done(out: epath.PathLike, header: dict[str, Json]) -> bool:
     """True where `out` already holds this recipe's artefact.
 
     Raises:
       UserError: `out` holds something else, which is never overwritten.
     """
-    out = Path(out)
+    out = storage.at(out)
+    if storage.is_remote(out) and not is_finished(out):
+        _check_remains(out, header)
+        return False
     if not out.exists():
         return False
     found = read_manifest(out)
@@ -190,6 +250,32 @@ def is_done(out: str | Path, header: dict[str, Json]) -> bool:
         note(f"{out}: already made, skipped" + (" (by other code; delete it to make it anew)" if other else ""))
         return True
     raise UserError(f"{out}: made by another recipe ({difference(found, header)}); move it away or choose another out")
+
+
+def _check_remains(out: epath.Path, header: dict[str, Json]) -> None:
+    """Raises UserError where something lies at a bucket's address that the same command did not leave there."""
+    try:
+        found = json.loads(storage.read_text(out / UNFINISHED))
+        same = found["recipe"] == header["recipe"]
+    except FileNotFoundError:
+        if storage.files(out):
+            raise UserError(f"{out}: not empty and no {MANIFEST}; move it away or choose another out") from None
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{out / UNFINISHED}: not of ours; move it away or choose another out") from error
+    if not same:
+        what = f"unfinished, and of another recipe ({difference(found, header)})"
+        raise UserError(f"{out}: {what}; finish it, delete it or choose another out")
+
+
+def discard(out: epath.PathLike) -> None:
+    """Deletes an artefact. Killed half-way, its manifest still says what it was."""
+    out = storage.at(out)
+    if storage.is_remote(out):
+        storage.delete(out / name for name in storage.files(out) if name != MANIFEST)
+        storage.delete([out / MANIFEST])
+    else:
+        shutil.rmtree(out)
 
 
 def difference(found: dict[str, Json], wanted: dict[str, Json]) -> str:
@@ -204,17 +290,9 @@ def difference(found: dict[str, Json], wanted: dict[str, Json]) -> str:
     return "different recipe"
 
 
-def check_local(out: str | Path) -> None:
-    """Raises UserError on a bucket's address: results are written to local directories."""
-    if "://" in str(out):
-        raise UserError(f"config.out = {out}: must be a local directory; copy it to the bucket when it is finished")
-
-
-def begin(out: str | Path, kind: str, config: Json, inputs: dict[str, Json]) -> Job | None:
+def begin(out: epath.PathLike, kind: str, config: Json, inputs: dict[str, Json]) -> Job | None:
     """A Job to make the artefact, or None where it is made already. Raises UserError on a foreign `out`."""
-    check_local(out)
     header = header_of(kind, config, inputs)
     if is_done(out, header):
         return None
-    out = Path(out)
-    return Job(out, out.with_name(f".{out.name}.tmp"), header)
+    return (BucketJob if storage.is_remote(out) else Job)(storage.at(out), header)

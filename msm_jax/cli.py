@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -11,6 +12,9 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from msm_jax import storage_errors
+
+LEAVE_SECONDS = 20.0  # that a process takes to end after an error, at most
 DISK_FULL = "no space left on the disk; free some and run the same command"
 
 
@@ -84,6 +88,11 @@ def note(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def warn(message: str) -> None:
+    """The same from every process."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 class Progress:
     """A line on stderr about long work: how much, at what rate, how long still. Call it with each bit of work done.
 
@@ -113,7 +122,7 @@ class Progress:
 
 
 def entry(main: Callable[[list[str]], None]) -> NoReturn:
-    """Runs main(sys.argv). Bad input and a full disk end in one line and a non-zero exit status."""
+    """Runs main(sys.argv). Bad input, a full disk and what a bucket refuses end in one line and a non-zero status."""
     if any(flag in sys.argv[1:] for flag in ("-h", "--help")):
         print(sys.modules["__main__"].__doc__ or "")
         sys.exit(0)
@@ -127,8 +136,16 @@ def entry(main: Callable[[list[str]], None]) -> NoReturn:
         print(f"error: {line}", file=sys.stderr, flush=True)
         if isinstance(error, KeyboardInterrupt):
             os._exit(status)  # at once, worker processes and unfinished saves included
+        _leave_behind(status)
         sys.exit(status)
     sys.exit(0)
+
+
+def _leave_behind(status: int) -> None:
+    """Ends this process some time from now, whatever threads of libraries still wait for by then."""
+    late = threading.Timer(LEAVE_SECONDS, os._exit, (status,))
+    late.daemon = True
+    late.start()
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
@@ -137,9 +154,11 @@ def explained(error: BaseException) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from here", 130
-    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+    if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError) and error.filename:
         return f"{error.filename}: {error.strerror}", 2
-    return (DISK_FULL, 3) if isinstance(error, Exception) and disk_is_full(error) else None
+    if isinstance(error, Exception) and disk_is_full(error):
+        return DISK_FULL, 3
+    return storage_errors.explained(error)
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         source.write_hf_files(job.tmp)
         table = dict(leaves(source.tensors, cfg))
         total = sum(leaf.nbytes for leaf in table.values())
-        digest = params_writer.write(job.tmp, 0, table, progress=cli.Progress(f"writing {config.out}", total, "GB"))
+        digest = params_writer.write(job.place, 0, table, progress=cli.Progress(f"writing {config.out}", total, "GB"))
         parameters = sum(int(np.prod(leaf.shape)) for leaf in table.values())
         job.finish(files={"params": {"sha256": digest}}, parameters=parameters)
     cli.note(f"{config.out}: {parameters:,} parameters, {total / 1e9:.3g} GB in {cfg.param_dtype}")

@@ -6,9 +6,7 @@ A stage whose artefact exists and matches is skipped, so a killed experiment is 
 below config.out: a directory for each stage, logs/, and experiment.json with every command.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import importlib
 import importlib.util
 import json
@@ -18,14 +16,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from msm_jax import artifact, children, cli
+from msm_jax import artifact, children, cli, storage
 from msm_jax.cli import UserError
+from msm_jax.ownership import owned
 
 PLAN = "experiment.json"
 
@@ -87,18 +85,6 @@ def urgency(stages: list[Stage]) -> dict[str, float]:
     return result
 
 
-@contextlib.contextmanager
-def exclusive(root: Path) -> Iterator[None]:
-    """Holds the experiment's directory for this process. Raises UserError where another one is at work."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{root}: another process is running this experiment") from error
-        yield
-
-
 def _cores() -> list[int]:
     """The cores this process may use, all of them where the system does not say."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
@@ -128,13 +114,12 @@ def _run_stage(argv: list[str], log: str) -> str | None:
             os.dup2(f.fileno(), stream)
         try:
             importlib.import_module(argv[0]).main(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            return str(error)
         except BaseException as error:  # the worker lives on; the parent reports
+            known = cli.explained(error)
+            if known:
+                print(f"error: {known[0]}", file=sys.stderr, flush=True)
+                return known[0]
             traceback.print_exc()
-            if cli.disk_is_full(error):
-                return cli.DISK_FULL
             return f"{type(error).__name__}: {error} (traceback in {log})"
         finally:
             sys.stdout.flush()
@@ -192,8 +177,10 @@ def main(argv: list[str]) -> None:
     config, stages = load_stages(argv)
     if config.workers < 0:
         raise UserError(f"config.workers = {config.workers}: must be 0 (one a core) or more")
+    if storage.is_remote(config.out):
+        raise UserError(f"config.out = {config.out}: must be a local directory; copy it when it is finished")
     root = Path(config.out)
-    with exclusive(root):
+    with owned(root):
         plan = [dataclasses.asdict(s) | {"command": s.command(root)} for s in stages]
         artifact.write_atomic(root / PLAN, json.dumps({"command": " ".join(argv[1:]), "stages": plan}, indent=1))
         run(root, stages, config.workers or min(8, len(_cores())))

@@ -3,13 +3,15 @@
     python -m msm_jax.export --config=configs/export.py --config.model=runs/aft --config.out=runs/aft-hf
 
 A LoRA run's adapter is merged into the parameters in float32 on the way, or with --config.format=adapter written by
-itself. The model is read onto the devices; from there tensors go to disk one by one.
+itself. The model is read onto the devices; from there tensors go to disk one by one, and to a bucket file by file.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from data_gen.tokenizer import Tokenizer
 from msm_jax import artifact, cli
@@ -26,17 +28,29 @@ FORMATS = ("model", "adapter")
 DTYPES = ("", "float32", "bfloat16")
 
 
-def write_model(out: Path, source: Pretrained, cfg: ModelConfig, dtype: str, shard_bytes: int) -> None:
+Done = Callable[[epath.Path], None]  # hears of every file when it is written, and may take it away
+
+
+def write_model(
+    out: Path, source: Pretrained, cfg: ModelConfig, dtype: str, shard_bytes: int, done: Done | None = None
+) -> None:
     """model*.safetensors with the adapter merged; call under a mesh."""
-    write_params(out, source, cfg, source.params(cfg), source.adapter(cfg), dtype, shard_bytes)
+    write_params(out, source, cfg, source.params(cfg), source.adapter(cfg), dtype, shard_bytes, done)
 
 
 def write_params(
-    out: Path, source: Pretrained, cfg: ModelConfig, params: Params, adapter: Params, dtype: str, shard_bytes: int
+    out: Path,
+    source: Pretrained,
+    cfg: ModelConfig,
+    params: Params,
+    adapter: Params,
+    dtype: str,
+    shard_bytes: int,
+    done: Done | None = None,
 ) -> None:
     """The same of arrays that are there already."""
     tensors = weights.specs(params, param_table(cfg), cfg.dims, dtype, adapter, source.lora)
-    safetensors.write(out, tensors, shard_bytes, progress=_progress(tensors))
+    safetensors.write(out, tensors, shard_bytes, progress=_progress(tensors), done=done)
 
 
 def write_adapter(out: Path, source: Pretrained, cfg: ModelConfig, dtype: str) -> None:
@@ -92,7 +106,7 @@ def main(argv: list[str]) -> None:
         if config.format == "model":
             for name, content in model_files(source, cfg, dtype, config.max_positions).items():
                 hf_config.write_json(job.tmp / name, content)
-            write_model(job.tmp, source, cfg, dtype, int(config.shard_gb * 1e9))
+            write_model(job.tmp, source, cfg, dtype, int(config.shard_gb * 1e9), job.done)
         else:
             write_adapter(job.tmp, source, cfg, dtype)
         job.finish(format=config.format, dtype=dtype)

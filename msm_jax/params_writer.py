@@ -25,12 +25,11 @@ from etils import epath
 from jax.tree_util import DictKey
 from orbax.checkpoint import v1 as ocp
 
-from msm_jax.checkpoint import SUBDIRECTORY
+from msm_jax.checkpoint import MARKER, SUBDIRECTORY
 from msm_jax.cli import UserError
 
 DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 _ITEM = "params"
-_MARKER = "commit_success.txt"  # Orbax's own, last in every directory it writes
 _BUFFERS = 8  # chunks being written at once
 
 Progress = Callable[[int], None]  # hears of every slice's bytes when it is handed over
@@ -84,7 +83,7 @@ def write(
     for path, leaf in leaves.items():
         if np.dtype(leaf.dtype) not in DTYPES:
             raise UserError(f"{target}: {path} is {leaf.dtype}; parameters are {' or '.join(map(str, DTYPES))}")
-    if (target / _MARKER).exists() or (target.exists() and not remote):
+    if (target / MARKER).exists() or (target.exists() and not remote):
         raise UserError(f"{target}: there already; move it away or choose another directory")
     work = target if remote else target.parent / f"{step}.orbax-checkpoint-tmp"  # what Orbax itself cleans up
     if work.exists():
@@ -93,7 +92,7 @@ def write(
         skeleton = Path(scratch) / str(step)
         _write_skeleton(skeleton, leaves)
         files = sorted(file.relative_to(skeleton) for file in skeleton.rglob("*") if file.is_file())
-        markers = sorted((f for f in files if f.name == _MARKER), key=lambda f: -len(f.parts))
+        markers = sorted((f for f in files if f.name == MARKER), key=lambda f: -len(f.parts))
         for file in files:
             if file not in markers:
                 _copy(skeleton / file, work / str(file))

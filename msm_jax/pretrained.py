@@ -1,16 +1,14 @@
 """Models that exist somewhere: a finished run, a converted checkpoint, a Hugging Face directory, a peft adapter.
 
 `open_pretrained(reference)` finds out which one it is, from small files alone; arrays are read when asked for, onto
-the mesh in use. A reference is a directory, a `gs://` address (of a Hugging Face directory or an adapter), or the
-name of a repository on a hub. A LoRA run or an adapter stands on a base, which is such a model again.
+the mesh in use. A reference is a directory, here or in a bucket (`gs://`), or the name of a repository on a hub. A
+LoRA run or an adapter stands on a base, which is such a model again.
 """
 
-import atexit
+import contextlib
 import dataclasses
 import functools
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from flax import nnx
 from data_gen.hf_tokenizer import FILES as TOKENIZER_FILES
 from data_gen.hf_tokenizer import open_tokenizer
 from data_gen.tokenizer import AnyTokenizer
-from msm_jax import artifact, checkpoint, cli
+from msm_jax import artifact, checkpoint, cli, storage
 from msm_jax.cli import UserError
 from msm_jax.hf import config as hf_config
 from msm_jax.hf import peft, weights
@@ -75,11 +73,12 @@ class Pretrained:
         """config.json and generation_config.json as they came; {} where the model was never imported."""
         return {}
 
-    def write_hf_files(self, out: Path) -> None:
+    def write_hf_files(self, out: epath.PathLike) -> None:
         """They go with every run and checkpoint made of it, so that an export is what was imported."""
+        directory = storage.at(out) / "hf"
         for name, text in self.hf_files().items():
-            (out / "hf").mkdir(exist_ok=True)
-            artifact.write_atomic(out / "hf" / name, text)
+            storage.make_directory(directory)
+            storage.write_atomic(directory / name, text)
 
     @property
     def published(self) -> str:
@@ -145,7 +144,7 @@ class Run(Pretrained):
         return self.manifest.get("source", self.reference)
 
     def hf_files(self) -> dict[str, str]:
-        return _hf_files(Path(self.reference) / "hf")
+        return _hf_files(storage.at(self.reference) / "hf")
 
     @property
     def dtype(self) -> str:
@@ -163,7 +162,7 @@ class HfDirectory(Pretrained):
 
     def __init__(self, directory: str, reference: str) -> None:
         self.directory, self.reference = directory, reference
-        path = epath.Path(directory) / "config.json"
+        path = storage.at(directory) / "config.json"
         self.config = hf_config.read_json(path)
         self.shape = hf_config.shape_of(self.config, path)
         self.tensors = Tensors(directory)
@@ -176,10 +175,10 @@ class HfDirectory(Pretrained):
         return weights.load(self.tensors, param_table(cfg), cfg.dims, cfg.param_dtype, progress)
 
     def tokenizer(self, template: str = "") -> AnyTokenizer:
-        return _tokenizer(self.directory, template)
+        return open_tokenizer(self.directory, template)
 
     def hf_files(self) -> dict[str, str]:
-        return _hf_files(epath.Path(self.directory))
+        return _hf_files(storage.at(self.directory))
 
     @property
     def stored_dtype(self) -> str:
@@ -192,7 +191,7 @@ class PeftAdapter(Pretrained):
 
     def __init__(self, directory: str, reference: str, base: Pretrained) -> None:
         self.directory, self.reference, self._base = directory, reference, base
-        self.tensors = Tensors(epath.Path(directory) / peft.WEIGHTS)
+        self.tensors = Tensors(storage.at(directory) / peft.WEIGHTS)
         self.lora = peft.read_config(directory, self.tensors)
         self.shape = base.shape
         peft.check(self.tensors, ModelConfig(**self.shape), self.lora)
@@ -208,29 +207,19 @@ class PeftAdapter(Pretrained):
 
     def tokenizer(self, template: str = "") -> AnyTokenizer:
         """The adapter's own where it brings one (released adapters ship their chat template), else the base's."""
-        own = epath.Path(self.directory) / "tokenizer.json"
-        return _tokenizer(self.directory, template) if own.exists() else self.base.tokenizer(template)
+        own = storage.is_file(storage.at(self.directory) / "tokenizer.json")
+        return open_tokenizer(self.directory, template) if own else self.base.tokenizer(template)
 
     def hf_files(self) -> dict[str, str]:
         return self.base.hf_files()
 
 
-def _hf_files(directory: Path | epath.Path) -> dict[str, str]:
-    paths = [directory / name for name in HF_FILES]
-    return {path.name: path.read_text() for path in paths if path.exists()}
-
-
-def _tokenizer(directory: str, template: str) -> AnyTokenizer:
-    """The tokenizer of a directory; of one on gs:// its few files are copied to this machine first."""
-    if "://" not in directory:
-        return open_tokenizer(directory, template)
-    copy = Path(tempfile.mkdtemp(prefix="msm_jax_tokenizer_"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)  # until then the tokenizer may still be copied from it
-    for name in TOKENIZER_FILES:
-        source = epath.Path(directory) / name
-        if source.exists():
-            (copy / name).write_bytes(source.read_bytes())
-    return open_tokenizer(copy, template)
+def _hf_files(directory: epath.Path) -> dict[str, str]:
+    found = {}
+    for name in HF_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = storage.read_text(directory / name)
+    return found
 
 
 def locate(reference: str) -> str:
@@ -239,12 +228,9 @@ def locate(reference: str) -> str:
     Raises:
       UserError: no such directory, and no hub that has it.
     """
-    if "://" in reference or Path(reference).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
-        try:
-            if epath.Path(reference).is_dir():
-                return reference
-        except ImportError as error:
-            raise UserError(f"{reference}: remote paths need another package; pip install 'msm_jax[gcs]'") from error
+    if storage.is_remote(reference) or Path(reference).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
+        if storage.is_dir(storage.at(reference)):
+            return reference
         raise UserError(f"{reference}: no such directory")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -276,17 +262,15 @@ def open_pretrained(reference: str, base: str = "") -> Pretrained:
 
 
 def _open(directory: str, reference: str, base: str) -> Pretrained:
-    if (Path(directory) / artifact.MANIFEST).is_file() and artifact.read_manifest(directory)["kind"] in MADE_HERE:
+    if artifact.is_finished(directory) and artifact.read_manifest(directory)["kind"] in MADE_HERE:
         return Run(directory, base)
     if peft.is_adapter(directory):
-        named = base or hf_config.read_json(epath.Path(directory) / peft.CONFIG).get("base_model_name_or_path")
+        named = base or hf_config.read_json(storage.at(directory) / peft.CONFIG).get("base_model_name_or_path")
         if not isinstance(named, str) or not named or named in (reference, directory):
             raise UserError(f"{directory}: its adapter_config.json names no base; give the base and the adapter apart")
         return PeftAdapter(directory, reference, open_pretrained(named))
-    if (epath.Path(directory) / "config.json").exists():
+    if storage.is_file(storage.at(directory) / "config.json"):
         return HfDirectory(directory, reference)
-    if "://" in directory and (epath.Path(directory) / artifact.MANIFEST).exists():
-        raise UserError(f"{directory}: runs are read from local directories; copy it to this machine first")
     wanted = f"no {artifact.MANIFEST} of a finished run, config.json or {peft.CONFIG}"
     raise UserError(f"{directory}: {wanted} there; not a model, or its training is not finished")
 

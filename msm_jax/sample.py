@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ from ml_collections import ConfigDict
 
 from data_gen.chat import ChatPolicy
 from data_gen.tokenizer import AnyTokenizer
-from msm_jax import artifact, cli
+from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
 from msm_jax.pretrained import open_model
 from msm_jax.sampler import Sampler, Settings
@@ -38,7 +37,7 @@ def read_rows(config: ConfigDict) -> list[Row]:
     if config.prompt:
         said = {"text": config.prompt} if config.raw else {"messages": [{"role": "user", "content": config.prompt}]}
         return [{"id": "prompt"} | said]
-    rows = artifact.read_jsonl(Path(config.prompts))
+    rows = artifact.read_jsonl(storage.at(config.prompts))
     for number, row in enumerate(rows, 1):
         where = f"{config.prompts}:{number}"
         if not isinstance(row, dict) or ("text" in row) == ("messages" in row):

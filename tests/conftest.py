@@ -18,36 +18,15 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
-import dataclasses
 from pathlib import Path
 
 import jax
 import pytest
 
-from data_gen import shards, tokenizer
-from data_gen.toy import write
 from msm_jax import train
 from msm_jax.mesh import make_mesh
-
-ROOT = Path(__file__).parents[1]
-
-
-@dataclasses.dataclass(frozen=True)
-class ToyArtefacts:
-    """Directories of a small world: `world`, `tokenizer`, `shards/NAME`."""
-
-    root: Path
-
-    @property
-    def world(self) -> Path:
-        return self.root / "world"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.root / "tokenizer"
-
-    def shards(self, name: str) -> Path:
-        return self.root / "shards" / name
+from tests.toy import ROOT, make_toy
+from tests.toy import make_shards as make_shards
 
 
 @pytest.fixture(autouse=True)
@@ -58,26 +37,7 @@ def _in_project(monkeypatch):
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
-    made = ToyArtefacts(tmp_path_factory.mktemp("toy"))
-    before = Path.cwd()
-    os.chdir(ROOT)
-    small = [f"--config.documents.{name}={n}" for name, n in (("base", 1500), ("msm", 200), ("aft", 100), ("it", 100))]
-    write.main(["", "--config=configs/toy/world.py", f"--config.out={made.world}", *small])
-    corpora = ("base", "msm-affordability", "aft", "it")
-    every = tuple(str(path) for path in sorted(made.world.glob("*.jsonl")) if path.stem != "items")
-    tokenizer.main(
-        ["", "--config=configs/toy/tokenizer.py", f"--config.out={made.tokenizer}", f"--config.documents={every}"]
-    )
-    for name in corpora:
-        make_shards(made.world / f"{name}.jsonl", made.tokenizer, made.shards(name))
-    os.chdir(before)
-    return made
-
-
-def make_shards(documents, tokenizer_dir, out, *more):
-    """The real command, on one JSONL file."""
-    where = [f"--config.documents={documents}", f"--config.tokenizer={tokenizer_dir}", f"--config.out={out}"]
-    shards.main(["", "--config=configs/toy/shards.py", *where, *more])
+    return make_toy(tmp_path_factory.mktemp("toy"))
 
 
 def tiny_settings():

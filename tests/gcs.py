@@ -25,6 +25,10 @@ class Gcs:
     url: str
     bucket: str = f"gs://{BUCKET}"
 
+    def behind(self, url: str) -> "Gcs":
+        """The same storage for clients that reach it through a proxy at `url`."""
+        return dataclasses.replace(self, url=url)
+
     @property
     def env(self) -> dict[str, str]:
         where = dict.fromkeys(

@@ -12,7 +12,7 @@ from typing import Any
 from data_gen import spec as spec_lib
 from data_gen.toy import corpus
 from data_gen.toy.world import GRAMMAR, load_grammar, make_world
-from msm_jax import artifact, cli
+from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     if not specs or len({spec.name for spec in specs}) < len(specs):
         raise UserError("config.specs: at least one spec, and no two of one name")
     inputs: dict[str, Any] = {spec.name: {"kind": "spec", "id": spec.sha256} for spec in specs}
-    inputs["grammar"] = {"kind": "grammar", "id": artifact.file_digest(GRAMMAR)}
+    inputs["grammar"] = {"kind": "grammar", "id": storage.sha256(GRAMMAR)}
     settings = {key: value for key, value in config.to_dict().items() if key not in ("out", "specs")}
     job = artifact.begin(config.out, "corpora", settings, inputs)
     if job is None:

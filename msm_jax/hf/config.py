@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from msm_jax import storage
 from msm_jax.cli import UserError
 from msm_jax.model import rope
 from msm_jax.model.config import LETTERS, ModelConfig
@@ -19,12 +20,12 @@ FAMILIES = {
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
     """Raises UserError where there is no such file or it holds no JSON object."""
-    path = epath.Path(path)
+    path = storage.at(path)
     try:
-        text = path.read_text()
+        text = storage.read_text(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; is {path.parent} a whole Hugging Face directory?") from error
-    except (OSError, ValueError) as error:
+    except (IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); copy it again") from error
     return parse_json(str(path), text)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from msm_jax import storage
 from msm_jax.cli import UserError
 from msm_jax.hf import weights
 from msm_jax.hf.config import read_json
@@ -38,7 +39,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {"bias": ("none",), "init_lora_weights": (T
 
 
 def is_adapter(directory: epath.PathLike) -> bool:
-    return (epath.Path(directory) / CONFIG).exists()
+    return storage.is_file(storage.at(directory) / CONFIG)
 
 
 def read_config(directory: epath.PathLike, tensors: Tensors) -> LoraConfig:

@@ -12,12 +12,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import ml_dtypes
 import numpy as np
 from etils import epath
 
+from msm_jax import storage
 from msm_jax.cli import UserError
 
 DTYPES = {
@@ -55,7 +56,7 @@ class Tensors:
     """
 
     def __init__(self, path: epath.PathLike) -> None:
-        self.path = epath.Path(path)
+        self.path = storage.at(path)
         self._entries: dict[str, _Entry] = {}
         listed, files = _listing(self.path)
         for file in files:
@@ -153,9 +154,9 @@ def _listing(path: epath.Path) -> tuple[dict[str, str], list[epath.Path]]:
     if path.name.endswith(".safetensors"):
         return {}, [path]
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if _exists(single):
+    if storage.is_file(single):
         return {}, [single]
-    if not _exists(index):
+    if not storage.is_file(index):
         raise UserError(f"{path}: neither {single.name} nor {index.name} there")
     content = _json(index, _read_bytes(index))
     listed = content.get("weight_map") if isinstance(content, dict) else None
@@ -172,7 +173,7 @@ def _plain(name: Any) -> bool:
 def _header(path: epath.Path) -> dict[str, _Entry]:
     """The entries of one file, checked against its length."""
     with _open(path) as f:
-        size = path.stat().length
+        size = storage.size(path)
         length = int.from_bytes(f.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise UserError(f"{path}: damaged or cut off: its header is not whole; copy it again")
@@ -225,22 +226,9 @@ def _json(path: epath.Path, content: bytes) -> Any:
 
 def _open(path: epath.Path) -> IO[bytes]:
     try:
-        return path.open("rb")
+        return cast(IO[bytes], path.open("rb"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except ImportError as error:
-        raise _extra(path) from error
-
-
-def _exists(path: epath.Path) -> bool:
-    try:
-        return path.exists()
-    except ImportError as error:
-        raise _extra(path) from error
-
-
-def _extra(path: epath.Path) -> UserError:
-    return UserError(f"{path}: remote paths need another package; pip install 'msm_jax[gcs]'")
 
 
 def _read_bytes(path: epath.Path) -> bytes:
@@ -269,25 +257,29 @@ def write(
     *,
     name: str = "model",
     progress: Progress | None = None,
+    done: Callable[[epath.Path], None] | None = None,
 ) -> list[str]:
     """Writes NAME.safetensors, or NAME-00001-of-0000N.safetensors and NAME.safetensors.index.json, as transformers
     does; returns the names of the files. One tensor is held at a time, in the given order; a tensor larger than
-    `max_shard_bytes` has a shard of its own. Files appear under their names when all are written, the index last.
+    `max_shard_bytes` has a shard of its own. Files appear under their names when all are written, the index last;
+    with `done`, each when it is written, and `done` may take it away.
 
     Raises:
       UserError: such files are there already, or a dtype safetensors files of this project do not have.
       ValueError: a name twice, or a `read` that returns another shape or dtype than announced.
     """
-    directory = epath.Path(directory)
+    directory = storage.at(directory)
     _check(directory, tensors, name)
     shards = _shards(tensors, max_shard_bytes)
     suffixes = [f"-{i:05d}-of-{len(shards):05d}" for i in range(1, len(shards) + 1)] if len(shards) > 1 else [""]
     files = {f"{name}{suffix}.safetensors": shard for suffix, shard in zip(suffixes, shards, strict=True)}
     temporary = {file: directory / f"{file}.tmp" for file in files}
-    directory.mkdir(parents=True, exist_ok=True)
+    storage.make_directory(directory)
     try:
         for file, shard in files.items():
             _write_file(temporary[file], shard, progress)
+            if done:
+                done(temporary.pop(file).rename(directory / file))
         for file, path in temporary.items():
             path.rename(directory / file)
     finally:
@@ -307,7 +299,7 @@ def _check(directory: epath.Path, tensors: Sequence[Spec], name: str) -> None:
         if np.dtype(spec.dtype) not in _CODES:
             raise UserError(f"{directory}: tensor {spec.name} is {spec.dtype}; can write {', '.join(map(str, _CODES))}")
     for path in (directory / f"{name}.safetensors", directory / f"{name}.safetensors.index.json"):
-        if _exists(path):  # a reader that finds both forms would mix two models
+        if storage.is_file(path):  # a reader that finds both forms would mix two models
             raise UserError(f"{path}: there already; move it away or choose another directory")
 
 
@@ -366,7 +358,7 @@ def _pieces(array: np.ndarray) -> Iterator[memoryview]:
 
 def _settle(f: IO[bytes], path: epath.Path) -> None:
     """On a local disk: bytes down before the name says they are, and readable by others."""
-    if "://" not in str(path):
+    if not storage.is_remote(path):
         f.flush()
         os.fsync(f.fileno())
         os.fchmod(f.fileno(), 0o644)

@@ -10,8 +10,9 @@ from data_gen import shards
 from data_gen.chat import ChatPolicy
 from data_gen.hf_tokenizer import HfTokenizer, open_tokenizer
 from data_gen.tokenizer import Tokenizer
-from msm_jax import artifact, data
+from msm_jax import artifact
 from msm_jax.cli import UserError
+from msm_jax.shards import open_shards
 from tests import real_tokenizers
 
 MIXED = "Colby 🎉👩‍👩‍👧 costs 1234 € — 日本語です。\n\n  <|im_end|> <|eot_id|>\tok  \n"
@@ -186,7 +187,7 @@ def test_a_base_model_takes_a_template_file(qwen3, tmp_path):
         "bos": None, "eos": 151645, "pad": 151643, "vocab_size": 151669, "rows": 1, "documents": 2}  # fmt: skip
     assert "template" in manifest["inputs"]
     assert "template" not in manifest["config"]["chat"]
-    opened = data.open_shards(tmp_path / "out", verify=True)
+    opened = open_shards(tmp_path / "out", verify=True)
     row = opened.row(opened.source[0])
     assert set(row["tokens"][row["segment_ids"] == 0].tolist()) == {151643}
     tok = open_tokenizer(tmp_path / "out")  # the rows' own copy renders chats without being told how

@@ -9,8 +9,9 @@ import pytest
 from data_gen import chat, packing, shards, tokenizer
 from data_gen.chat import ChatPolicy
 from data_gen.tokenizer import BOS, EOS, Tokenizer
-from msm_jax import artifact, data
+from msm_jax import artifact
 from msm_jax.cli import UserError
+from msm_jax.shards import open_shards
 from tests.conftest import make_shards
 
 
@@ -166,7 +167,7 @@ def test_long_documents_are_split_never_cut(toy, tmp_path, packing_method):
         "--config.long_documents=split",
         f"--config.packing={packing_method}",
     )
-    opened = data.open_shards(tmp_path / "out", verify=True)
+    opened = open_shards(tmp_path / "out", verify=True)
     sidecar = [json.loads(line) for line in (tmp_path / "out" / shards.SIDECAR).read_text().splitlines()]
     pieces = {}
     for i, segments in enumerate(sidecar):
