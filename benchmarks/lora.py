@@ -107,7 +107,7 @@ def our_side(
     def update(n: int) -> float:
         nonlocal state
         state, measured = step(state, params, batches[n])
-        return float(measured["loss"])
+        return float(measured.loss)
 
     return update
 

@@ -6,7 +6,9 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     return ConfigDict(
         {
-            "out": "runs/run",  # directory of this run: checkpoints, metrics, manifest
+            "out": "runs/run",  # directory of this run, here or on gs://: checkpoints, metrics, manifest
+            "accept": (),  # ("optim.lr", …): settings that a resumed run may go on with another value of
+            "compile_cache": "~/.cache/msm_jax/xla",  # compiled programs are kept here, or on gs://; empty: nowhere
             "seed": 0,  # of fresh parameters
             "init_from": "",  # a run, a Hugging Face directory (local or gs://) or hub name; empty: fresh parameters
             "init_words": (),  # (("new", "known"), …): with init_from, embeddings of new words copied from known ones
@@ -43,6 +45,7 @@ def get_config() -> ConfigDict:
             "data": {
                 "sources": ("runs/shards",),  # directories made by data_gen.shards
                 "weights": (1.0,),  # share of the rows that each source gives
+                "stages": (),  # ((step, weights), …): from that update on the shares are others
                 "batch_rows": 36,  # rows in a global batch, accumulation included
                 "seq_len": 0,  # tokens in a row; 0: whatever the sources have, else they must have this
                 "seed": 0,  # order of the rows
@@ -74,7 +77,17 @@ def get_config() -> ConfigDict:
                 "ring": 1,  # 16 on a v5e slice of 16 x 16: its two rings are then gathered over one after the other
                 "tensor": 1,  # heads, feed-forward and vocabulary are split over
             },
-            "checkpoint": {"every_steps": 500, "keep": 1},
+            "checkpoint": {  # besides, one is saved at the end and when the run is told to stop (SIGTERM)
+                "every_steps": 500,  # updates; 0: not by steps
+                "every_minutes": 0.0,  # 0: not by the clock
+                "keep": 1,  # the newest so many
+                "digests": True,  # of every array, compared when it is read again
+            },
+            "guards": {
+                "max_skipped": 5,  # updates in a row without a finite loss and gradient; one more ends the run
+                "spike": 10.0,  # standard deviations above the usual loss that are reported; 0: none are
+                "hang_minutes": 30.0,  # without an update until stacks are dumped; twice as many end the run; 0: never
+            },
             "log": {
                 "every_steps": 20,  # how often metrics are fetched from the devices
                 "profile_start": 10,  # updates after the (re)start until a trace is taken, into profile/

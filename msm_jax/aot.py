@@ -201,7 +201,7 @@ def step_on(request: Request, where: Topology) -> Iterator[tuple[Any, Any, dict[
     """
     from msm_jax import data, train  # slow to import
     from msm_jax.mesh import make_mesh
-    from msm_jax.step import State, make_program
+    from msm_jax.step import make_program
 
     config = cli.parse_config(["plan", *request.arguments])
     if not config.optim.steps:  # a run over all rows finds out; here any number will do
@@ -213,11 +213,10 @@ def step_on(request: Request, where: Topology) -> Iterator[tuple[Any, Any, dict[
     train.check_divisible(config, model, mesh, request.seq_len)
     with jax.sharding.set_mesh(mesh):
         program = make_program(model, lora, config.optim, options_of(where, request.memory_only))
-        moments = placed(jax.eval_shape(program.optimizer.init, program.trained), mesh)
         batch = data.abstract_batch(config.data.batch_rows, config.optim.accumulate, request.seq_len)
-        state = State(program.trained, moments)
+        state = program.state
         lowered = program.step.lower(state, program.frozen, batch)
-        classes = {"weights": program.trained, "frozen": program.frozen, "optimizer": moments, "batch": batch}
+        classes = {"weights": state.trained, "frozen": program.frozen, "optimizer": state.opt, "batch": batch}
         yield lowered, state, classes, model, lora
 
 
@@ -246,16 +245,6 @@ def _shape_of_start(config: ConfigDict) -> Json:
         "config.model: the shape is not known without the weights; set config.model.V (and D, L, H, …), or make "
         "config.init_from a local directory"
     )
-
-
-def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """ShapeDtypeStructs whose types say how they are spread, placed on a mesh; scalars whole on every device."""
-
-    def one(x: Any) -> jax.ShapeDtypeStruct:
-        spec = getattr(x.sharding, "spec", None) or jax.P()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec))
-
-    return jax.tree.map(one, tree)
 
 
 def mesh_of(tree: Any) -> dict[str, int]:

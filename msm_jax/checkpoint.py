@@ -1,10 +1,11 @@
-"""Checkpoints: Orbax behind one file. On disk the names are ours: params/… (of a LoRA run adapter/…), and
-optimizer/{mu, nu, count}."""
+"""Checkpoints: Orbax behind one file. On disk the names are ours: params/… (of a LoRA run adapter/…),
+optimizer/{mu, nu, count}, and record/, what the trainer wants to find again beside them."""
 
 import functools
 import hashlib
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from msm_jax import artifact
 from msm_jax.cli import UserError
+from msm_jax.fingerprint import fingerprints
+from msm_jax.optim import path_of
 from msm_jax.step import Params, State
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save at length
+Json = Any
 
-_policies = ocp.training.save_decision_policies
-SUBDIRECTORY = "checkpoints"
+for name in ("absl", "asyncio"):  # Orbax tells of every save, and of every part that fails; what counts is raised
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+
+SUBDIRECTORY, RECORD = "checkpoints", "record"
+MARKER = "commit_success.txt"  # Orbax's own, last in every directory that it writes in a bucket
 READ_BYTES = 300_000_000  # in the host's memory at once while a checkpoint is read
 PART_BYTES = 1 << 26  # of a matrix brought together at a time, to be hashed
 
@@ -51,82 +58,166 @@ def _with_optimizer_tree(opt: Any, tree: dict[str, Any]) -> Any:
 
 
 class Checkpoints:
-    """Saves every `every` steps, on preemption and when told; keeps the last `keep`. Saving is asynchronous: an
-    error of one save is raised by the next save or by close(). `item` names what is trained: params or adapter."""
+    """Saves asynchronously into RUN/checkpoints, here or on gs://, and keeps the last `keep`. `item` names what is
+    trained: params or adapter.
 
-    def __init__(self, run: str | Path, item: str, every: int, keep: int) -> None:
+    With every state goes a record, anything that JSON can say, so both are there or neither; and, with `digests`, a
+    fingerprint of every array, compared when the arrays are read again.
+    """
+
+    def __init__(self, run: epath.PathLike, item: str, keep: int, digests: bool = True) -> None:
+        self._item, self._digests = item, digests
         self._pending: Any = None
-        self._item = item
+        self._directory = directory_of(run)
         self._checkpointer = ocp.training.Checkpointer(
-            (Path(run) / SUBDIRECTORY).absolute(),
-            save_decision_policy=_policies.AnySavePolicy(
-                [_policies.PreemptionCheckpointingPolicy(), _policies.FixedIntervalPolicy(every)]
-            ),
+            self._directory,
+            context=_context(),
+            save_decision_policy=ocp.training.save_decision_policies.SpecificStepsPolicy([]),  # only when told
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
 
-    def latest(self) -> int | None:
-        """The newest complete step, None where there is none."""
-        found = self._checkpointer.latest
-        return None if found is None else found.step
+    @property
+    def busy(self) -> bool:
+        """Is a save still on its way?"""
+        return self._pending is not None and self._checkpointer.is_saving_in_progress()
 
-    def due(self, step: int) -> bool:
-        """Is this a step to save: the interval, or a preemption notice?"""
-        return self._checkpointer.should_save(step)
+    def check(self) -> None:
+        """Raises the error of a save that has ended."""
+        if self._pending is not None and not self.busy:
+            self.wait()
 
-    def save(self, step: int, state: State) -> None:
-        """Starts saving the state *after* `step` updates."""
-        self._wait()
-        tree = {self._item: state.trained, "optimizer": _optimizer_tree(state.opt)}
-        self._pending = self._checkpointer.save_checkpointables_async(step, tree, force=True)
+    def prepare(self, state: State) -> None:
+        """Compiles what save() runs, so that the first save takes no longer than the others."""
+        if self._digests:
+            _digests(self._tree(state))
 
-    def restore(self, step: int, target: State) -> State:
-        """The state of a step, on the target's shardings (its arrays are only asked for shape and place)."""
-        wanted = {self._item: abstract_like(target.trained), "optimizer": abstract_like(_optimizer_tree(target.opt))}
-        found = self._checkpointer.load_checkpointables(step, wanted)
-        return State(found[self._item], _with_optimizer_tree(target.opt, found["optimizer"]))
+    def _tree(self, state: State) -> dict[str, Any]:
+        return {self._item: state.trained, "optimizer": _optimizer_tree(state.opt)}
 
-    def _wait(self) -> None:
+    def save(self, step: int, state: State, record: Json) -> None:
+        """Starts saving the state *after* `step` updates. Waits for a save that is under way: ask `busy` first."""
+        self.wait()
+        tree = self._tree(state)
+        said = {"record": record, "digests": _digests(tree) if self._digests else {}}
+        said["sha256"] = artifact.digest(said)
+        self._pending = self._checkpointer.save_checkpointables_async(step, tree | {RECORD: said}, force=True)
+
+    def restore(self, step: int, target: State) -> tuple[State, Json]:
+        """The state of a step, on the target's shardings (its arrays are only asked for shape and place), and the
+        record saved with it.
+
+        Raises:
+          UserError: files that are damaged or missing.
+        """
+        wanted = abstract_like(self._tree(target))
+        older = max((s.step for s in self._checkpointer.checkpoints if s.step < step), default=0)
+        where = self._directory / str(step)
+        mend = f"if its files are damaged, remove that directory, and the run goes on from step {older}"
+        found = _read(self._checkpointer, where, step, wanted | {RECORD: None}, mend)
+        said = found.pop(RECORD)
+        if not isinstance(said, dict) or said.pop("sha256", None) != artifact.digest(said):
+            raise UserError(f"{where / RECORD}: not what was saved; {mend}")
+        if self._digests and said["digests"]:
+            _check_digests(found, said["digests"], where, mend)
+        return State(found[self._item], _with_optimizer_tree(target.opt, found["optimizer"])), said["record"]
+
+    def wait(self) -> None:
+        """Until nothing is on its way any more. Raises the error of a save that failed."""
         if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+            pending, self._pending = self._pending, None
+            pending.result()
 
     def close(self) -> None:
-        self._wait()
+        self.wait()
         self._checkpointer.close()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
 
-def latest_step(run: str | Path) -> int:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; where the block ends in a UserError a save on its way is finished, else nobody knows what works."""
+        if kind is None:
+            self.close()
+        elif issubclass(kind, UserError):
+            self.wait()
+
+
+def directory_of(run: epath.PathLike) -> epath.Path:
+    """Where a run's checkpoints are."""
+    directory = epath.Path(run) / SUBDIRECTORY
+    return directory if "://" in str(directory) else epath.Path(Path(directory).absolute())
+
+
+def latest_step(run: epath.PathLike) -> int:
     """The step of a run's newest complete checkpoint, 0 where there is none.
 
-    Told by names alone, for each process by itself: Orbax's Checkpointer is opened by all of them together. A step
-    gets its name, by renaming, when it is complete.
+    Told by names alone, for each process by itself: Orbax's Checkpointer is opened by all of them together. Locally a
+    step gets its name, by renaming, when it is complete; in a bucket it gets a marker last.
     """
-    directory = Path(run) / SUBDIRECTORY
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    directory = directory_of(run)
+    steps = [path for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
+    if "://" in str(directory):
+        steps = [path for path in steps if (path / MARKER).exists()]
+    return max((int(path.name) for path in steps), default=0)
+
+
+def _context() -> ocp.Context:
+    """Orbax's settings for reading and writing."""
+    context = ocp.Context()
+    context.memory.read_concurrent_bytes = READ_BYTES
+    context.array.saving.use_compression = False  # it takes four fifths of a save's processor time for 7% of its bytes
+    context.checkpointables.registry = ocp.handlers.local_registry().add(
+        ocp.handlers.JsonHandler, checkpointable_name=RECORD
+    )
+    return context
+
+
+def _read(checkpointer: Any, directory: epath.Path, step: int, wanted: dict[str, Any], mend: str) -> dict[str, Any]:
+    try:
+        return checkpointer.load_checkpointables(step, wanted)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # Orbax, TensorStore and their codecs each have their own
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise  # too large for the devices: nothing is wrong with the files
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited")  # of the other reads
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory}: cannot be read ({type(error).__name__}: {reason}); {mend}") from error
+
+
+def _digests(tree: Any) -> dict[str, int]:
+    """Dotted path → fingerprint of every array."""
+    found = jax.device_get(fingerprints(tree))
+    return {path_of(path): int(value) for path, value in jax.tree_util.tree_leaves_with_path(found)}
+
+
+def _check_digests(tree: Any, listed: dict[str, int], where: epath.Path, mend: str) -> None:
+    wrong = [path for path, value in _digests(tree).items() if listed.get(path) != value]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"{where}: {', '.join(wrong[:3])}{more} are not what was saved; {mend}")
 
 
 def abstract_like(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def load(run: str | Path, item: str, target: Params) -> Params:
+def load(run: epath.PathLike, item: str, target: Params) -> Params:
     """The newest params or adapter of a run, on the shardings of the abstract `target`.
 
     Raises:
-      UserError: the run has no complete checkpoint, or another than its manifest lists.
+      UserError: the run has no complete checkpoint, a damaged one, or another than its manifest lists.
     """
-    directory = (Path(run) / SUBDIRECTORY).absolute()
+    directory = directory_of(run)
     if not directory.is_dir():
         raise UserError(f"{run}: no {SUBDIRECTORY}/; not a run, or nothing was saved yet")
-    context = ocp.Context()
-    context.memory.read_concurrent_bytes = READ_BYTES
-    with context, ocp.training.Checkpointer(directory) as checkpointer:
+    mend = "copy it again, or train it again"
+    with ocp.training.Checkpointer(directory, context=_context()) as checkpointer:
         if checkpointer.latest is None:
             raise UserError(f"{run}: no complete checkpoint; run its training again, it resumes")
-        found = checkpointer.load_checkpointables(checkpointer.latest, {item: target})[item]
+        step = checkpointer.latest.step
+        found = _read(checkpointer, directory / str(step), step, {item: target}, mend)[item]
     listed = artifact.read_manifest(run)["files"].get(item)
     if listed and params_digest(found) != listed["sha256"]:
         raise UserError(f"{run}: the checkpoint is not the one its {artifact.MANIFEST} lists; copy or train it again")

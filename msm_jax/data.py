@@ -1,125 +1,19 @@
 """Packed rows in, global batches out. The batch of a step is a pure function of (manifests, seed, mixture, step), so
 the whole state of the input pipeline is the step number."""
 
-import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
 
-from msm_jax import artifact
-from msm_jax.cli import UserError
 from msm_jax.loss import Batch
+from msm_jax.mixture import Mixture
 from msm_jax.sharding import BATCH
-
-FIELDS = ("tokens", "segment_ids", "positions", "loss_weights")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shards:
-    """An open directory of packed rows."""
-
-    directory: Path
-    manifest: dict[str, Any]
-    source: grain.sources.ArrayRecordDataSource
-
-    @property
-    def seq_len(self) -> int:
-        return self.manifest["counts"]["seq_len"]
-
-    def row(self, record: bytes) -> dict[str, np.ndarray]:
-        """One record → {field: [S]}; see data_gen.shards for the layout."""
-        fields = np.frombuffer(record, "<i4").reshape(len(FIELDS), self.seq_len)
-        return dict(zip(FIELDS, (*fields[:3], fields[3].view("<f4")), strict=True))
-
-
-def open_shards(directory: str | Path, verify: bool) -> Shards:
-    """Opens rows written by data_gen.shards.
-
-    Args:
-      directory: of the rows and their manifest.
-      verify: read every file once and compare its sha256 with the manifest's; else only sizes are compared, and
-        ArrayRecord's own checksums speak when a row is read.
-
-    Raises:
-      UserError: missing or foreign directory; a file that is missing, truncated or changed.
-    """
-    directory = Path(directory)
-    manifest = artifact.read_manifest(directory, "shards")
-    names = manifest["counts"]["shards"]
-    for name, listed in manifest["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise UserError(f"{path}: missing; copy it back or make the shards again")
-        if path.stat().st_size != listed["bytes"]:
-            raise UserError(f"{path}: {path.stat().st_size} bytes, the manifest says {listed['bytes']}; truncated?")
-        if verify and artifact.file_digest(path) != listed["sha256"]:
-            raise UserError(f"{path}: content differs from the manifest's sha256; copy it again")
-    try:
-        source = grain.sources.ArrayRecordDataSource([str(directory / name) for name in names])
-        rows = len(source)
-    except RuntimeError as error:
-        raise UserError(f"{directory}: not readable as ArrayRecord ({error}); make the shards again") from error
-    counts = manifest["counts"]
-    if rows != counts["rows"] or len(source[0]) != 4 * len(FIELDS) * counts["seq_len"]:
-        raise UserError(f"{directory}: rows or their length are not what the manifest says; make the shards again")
-    return Shards(directory, manifest, source)
-
-
-@dataclasses.dataclass(frozen=True)
-class Mixture:
-    """Rows of several sources by weight, each source shuffled anew every epoch: row i is a pure function of i."""
-
-    sources: Sequence[Shards]
-    weights: Sequence[float]
-    seed: int
-
-    def __post_init__(self) -> None:
-        if len(self.sources) != len(self.weights):
-            raise UserError(f"config.data: {len(self.sources)} sources but {len(self.weights)} weights")
-        if not self.sources or min(self.weights) <= 0:
-            raise UserError("config.data: at least one source, and every weight above 0")
-        for key in ("seq_len", "tokenizer"):
-            found = {shards.manifest["counts"][key] for shards in self.sources}
-            if len(found) > 1:
-                names = ", ".join(str(shards.directory) for shards in self.sources)
-                raise UserError(f"config.data.sources: {names} differ in {key}; make them with the same settings")
-
-    @functools.cached_property
-    def _rows(self) -> grain.MapDataset:
-        streams = [
-            grain.MapDataset.source(shards.source).seed(self.seed + n).shuffle().repeat().map(shards.row)
-            for n, shards in enumerate(self.sources)
-        ]
-        return grain.MapDataset.mix(streams, list(self.weights))
-
-    @property
-    def seq_len(self) -> int:
-        return self.sources[0].seq_len
-
-    def rows_of_epochs(self, epochs: float) -> int:
-        """How many rows it gives until the source that ends first, at its share, was read `epochs` times."""
-        exact = [Fraction(str(weight)) for weight in self.weights]  # decimal numbers, as somebody wrote them
-        shares = [weight / sum(exact) for weight in exact]
-        sizes = [len(shards.source) for shards in self.sources]
-        return int(min(Fraction(str(epochs)) * n / share for n, share in zip(sizes, shares, strict=True)))
-
-    def rows(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-        """Rows by global index → {field: [len(indices), S]}. Raises UserError on a damaged record."""
-        try:
-            rows = [self._rows[i] for i in indices]
-        except RuntimeError as error:
-            for shards in self.sources:  # name the file, if the damage can be seen on disk
-                open_shards(shards.directory, verify=True)
-            raise UserError(f"a row of {indices[0]}..{indices[-1]} cannot be read: {error}") from error
-        return {field: np.stack([row[field] for row in rows]) for field in FIELDS}
+from msm_jax.shards import FIELDS
 
 
 class Content(NamedTuple):

@@ -27,6 +27,7 @@ from msm_jax.cli import UserError
 HEARTBEAT_SECONDS = 60  # JAX ends the others, with a stack trace, this long after a process was killed or lost
 POLL_SECONDS = 0.5  # how often a process looks whether another has failed
 SHARED_SECONDS = 30.0  # a network file system may show a file to other hosts this much later
+FIRST_SECONDS = 3600  # to wait for process 0 in the loop; that a process died is found out by other means, and sooner
 FAREWELL_SECONDS = 10.0  # the coordinator stays this long, at most, for the others to hear of a failure
 _FAILED, _GONE = "msm_jax/failed", "msm_jax/gone/"
 
@@ -141,6 +142,17 @@ def agree(facts: dict[str, Any], timeout: float) -> None:
             shown = "; ".join(f"{k} is {here.get(k)!r} here, {there.get(k)!r} on process 0" for k in wrong[:4])
             raise UserError(f"{shown}; start all processes with the same command, code and data")
     barrier("agreed", timeout)
+
+
+def of_first(name: str, value: bool) -> bool:
+    """`value` as process 0 has it. All processes must ask, in the same order; they wait for process 0 only."""
+    if jax.process_count() == 1:
+        return value
+    key = f"msm_jax/{name}/{_count(name)}"
+    if is_first():
+        _client().key_value_set(key, str(int(value)))
+        return value
+    return _client().blocking_key_value_get(key, FIRST_SECONDS * 1000) == "1"
 
 
 def barrier(name: str, timeout: float) -> None:

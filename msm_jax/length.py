@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from msm_jax.cli import UserError
-from msm_jax.data import Mixture
+from msm_jax.mixture import Mixture
 
 ONLY_HERE = ("epochs", "warmup_fraction", "min_updates")  # say how steps and warmup_steps are found, and no more
 
@@ -13,12 +13,14 @@ def resolved(optim: ConfigDict, mixture: Mixture, batch_rows: int) -> ConfigDict
     that a run of a derived length is the run of the same length written out.
 
     Raises:
-      UserError: fewer than optim.min_updates, or than there are warm-up steps.
+      UserError: fewer than optim.min_updates, or than there are warm-up steps; an epoch of a mixture that changes.
     """
     result = optim.copy_and_resolve_references()
     result.unlock()
     for key in ONLY_HERE:
         del result[key]
+    if not optim.steps and mixture.later:
+        raise UserError("config.optim.steps = 0: with config.data.stages a run's length must be said in updates")
     if not optim.steps:
         rows = mixture.rows_of_epochs(optim.epochs)
         result.steps = rows // batch_rows

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,19 @@ from msm_jax.sharding import BATCH, activations, local_gather, local_scatter, pa
 
 Batch = dict[str, jax.Array]
 """tokens, segment_ids, positions: int32 [B, S]; loss_weights: float32 [B, S], of predicting the token *there*."""
+
+
+class Rows(NamedTuple):
+    """Of each row of a batch, float32 [B]; whole on every device."""
+
+    loss: jax.Array  # Σ weight · −log p
+    weight: jax.Array  # Σ weight
+
+
+def _everywhere(loss: jax.Array, weight: jax.Array) -> Rows:
+    """Rows of [B] that are spread over devices, by one gather."""
+    both = jax.sharding.reshard(jnp.stack([loss, weight]), jax.P(None, None))
+    return Rows(both[0], both[1])
 
 
 def token_nll(head: jax.Array, hidden: jax.Array, targets: jax.Array, chunk: int) -> jax.Array:
@@ -54,20 +68,22 @@ class Chunks:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def chunked_loss(
     head: jax.Array, hidden: jax.Array, targets: jax.Array, weights: jax.Array, chunks: Chunks
-) -> jax.Array:
-    """Σ weights · −log p(targets), float32, of head [D, V] as it is kept, hidden [B, S, D], targets and weights [B, S].
+) -> tuple[jax.Array, jax.Array]:
+    """Σ weights · −log p(targets), float32, over everything and, [B], over each row; of head [D, V] as it is kept,
+    hidden [B, S, D], targets and weights [B, S].
 
-    The gradients of head and hidden are made beside the loss, chunk by chunk, while its logits are there: the backward
-    pass has no product with the vocabulary left to do, and [B, S, V] never exists. targets and weights get none.
+    The gradients of head and hidden by the first are made beside it, chunk by chunk, while its logits are there: the
+    backward pass has no product with the vocabulary left to do, and [B, S, V] never exists. The sums of rows have no
+    gradient, and targets and weights get none.
     """
-    return _chunked(head, hidden, targets, weights, chunks, gradient=False)[0]
+    return _chunked(head, hidden, targets, weights, chunks, gradient=False)[:2]
 
 
 def _chunked(head, hidden, targets, weights, chunks, gradient):  # type: ignore[no-untyped-def]
-    """The loss and, where asked for, its gradients by head ([0] where it is not trained) and hidden."""
+    """The loss, each row's and, where asked for, the gradients by head ([0] where it is not trained) and hidden."""
     local = functools.partial(_local_loss, chunks=chunks, gradient=gradient)
     kept, wide, row = param_spec("DV"), activations(None, None), activations(None)
-    outs = (jax.P(), kept if gradient and chunks.head_trained else jax.P(), wide)
+    outs = (jax.P(), activations(), kept if gradient and chunks.head_trained else jax.P(), wide)
     ins = (kept, wide, row, row)
     arrays = [jax.sharding.reshard(x, spec) for x, spec in zip((head, hidden, targets, weights), ins, strict=True)]
     return jax.shard_map(local, in_specs=ins, out_specs=outs, check_vma=False)(*arrays)
@@ -96,7 +112,7 @@ def _local_loss(head, hidden, targets, weights, chunks, gradient):  # type: igno
         total = jax.lax.psum(jnp.sum(exp, axis=-1), "tensor")
         hit = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 2) == (y - first)[..., None]
         right = jax.lax.psum(jnp.sum(jnp.where(hit, scores, 0.0), axis=-1), "tensor")
-        loss += jnp.sum(w * (jnp.log(total) + top - right))
+        loss += jnp.sum(w * (jnp.log(total) + top - right), axis=1)
         if gradient:
             dscores = ((exp / total[..., None] - hit) * w[..., None]).astype(head.dtype)
             dx = jax.lax.psum(jnp.einsum("bsv,dv->bsd", dscores, head), "tensor")
@@ -106,7 +122,7 @@ def _local_loss(head, hidden, targets, weights, chunks, gradient):  # type: igno
         return loss, dhead, dhidden
 
     empty = jnp.zeros((D, V) if gradient and chunks.head_trained else (1,), jnp.float32)
-    carry = (jnp.float32(0), empty, jnp.zeros_like(hidden))
+    carry = (jnp.zeros(hidden.shape[0], jnp.float32), empty, jnp.zeros_like(hidden))
     n = S // size
     if chunks.supervised:
         n = (jnp.max(jnp.sum(weights != 0, axis=1)) + size - 1) // size
@@ -115,16 +131,17 @@ def _local_loss(head, hidden, targets, weights, chunks, gradient):  # type: igno
         dhidden = jnp.take_along_axis(dhidden, back[..., None], axis=1)
     if gradient and chunks.head_trained:
         dhead = local_scatter(dhead.astype(head.dtype), 0)  # in the products' dtype, as every gradient travels
-    return jax.lax.psum(loss, BATCH), dhead, dhidden
+    return jax.lax.psum(jnp.sum(loss), BATCH), loss, dhead, dhidden
 
 
 def _chunked_forward(head, hidden, targets, weights, chunks):  # type: ignore[no-untyped-def]
-    loss, dhead, dhidden = _chunked(head, hidden, targets, weights, chunks, gradient=True)
-    return loss, (head if not chunks.head_trained else None, dhead, dhidden)
+    loss, rows, dhead, dhidden = _chunked(head, hidden, targets, weights, chunks, gradient=True)
+    return (loss, rows), (head if not chunks.head_trained else None, dhead, dhidden)
 
 
-def _chunked_backward(chunks, saved, cotangent):  # type: ignore[no-untyped-def]
+def _chunked_backward(chunks, saved, cotangents):  # type: ignore[no-untyped-def]
     head, dhead, dhidden = saved
+    cotangent, _ = cotangents
     dhead = dhead * cotangent if chunks.head_trained else jnp.zeros_like(head)
     return dhead.astype(dhidden.dtype), dhidden * cotangent.astype(dhidden.dtype), None, None
 
@@ -132,16 +149,19 @@ def _chunked_backward(chunks, saved, cotangent):  # type: ignore[no-untyped-def]
 chunked_loss.defvjp(_chunked_forward, _chunked_backward)
 
 
-def weighted_loss(model: Transformer, batch: Batch, chunks: Chunks = Chunks()) -> tuple[jax.Array, jax.Array]:
-    """Σ weight · −log p(token | its segment so far), and Σ weight; float32 scalars.
+def weighted_loss(model: Transformer, batch: Batch, chunks: Chunks = Chunks()) -> tuple[jax.Array, Rows]:
+    """Σ weight · −log p(token | its segment so far), a float32 scalar, and the same of each row, without a gradient.
 
     Sums, not means: the caller divides by the weight of the *global* batch, accumulation included.
     """
     hidden = model(batch["tokens"], batch["segment_ids"], batch["positions"])
     targets = jnp.roll(batch["tokens"], -1, axis=1)
     weights = jnp.roll(batch["loss_weights"], -1, axis=1).at[:, -1].set(0.0)  # the last position predicts nothing
+    weight = jnp.sum(weights, axis=1)
     if chunks.size:
-        loss = chunked_loss(model.head_matrix(), hidden, targets, weights, chunks)
-    else:
-        loss = jnp.sum(weights * token_nll(whole_head(model.cfg, model.ends()), hidden, targets, 0))
-    return loss, jnp.sum(weights)
+        loss, each = chunked_loss(model.head_matrix(), hidden, targets, weights, chunks)
+        return loss, _everywhere(jax.lax.stop_gradient(each), weight)
+    rows = _everywhere(
+        jnp.sum(weights * token_nll(whole_head(model.cfg, model.ends()), hidden, targets, 0), axis=1), weight
+    )
+    return jnp.sum(rows.loss), jax.lax.stop_gradient(rows)

@@ -3,7 +3,7 @@
 from data_gen.receipt import segment
 from data_gen.tokenizer import AnyTokenizer
 from msm_jax.cli import UserError
-from msm_jax.data import Mixture
+from msm_jax.mixture import Mixture
 
 
 def receipt(mixture: Mixture, tokenizer: AnyTokenizer, rows: int, shown: int = 4) -> str:

@@ -1,6 +1,5 @@
 """Where a run starts: the model it goes on from, the shape that follows, and the first arrays."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,17 +8,17 @@ from ml_collections import ConfigDict
 
 from data_gen.hf_tokenizer import open_tokenizer
 from data_gen.tokenizer import UNK, AnyTokenizer, Tokenizer
-from msm_jax import data
 from msm_jax.cli import UserError
 from msm_jax.mesh import default_dtype
 from msm_jax.model import transformer
 from msm_jax.model.config import ModelConfig, with_dtypes
 from msm_jax.model.lora import LoraConfig, lora_of
 from msm_jax.pretrained import PeftAdapter, Pretrained, check_vocabulary, open_pretrained
+from msm_jax.shards import Shards
 from msm_jax.step import Params
 
 
-def tokenizer_of(sources: list[data.Shards]) -> AnyTokenizer:
+def tokenizer_of(sources: list[Shards]) -> AnyTokenizer:
     """The sources' tokenizer, with the chat template of those that have one: it goes with the run.
 
     Raises:
@@ -149,9 +148,3 @@ def frozen_arrays(config: ConfigDict, model: ModelConfig, lora: LoraConfig | Non
     if lora is None or start is None:
         return {}
     return start.params(model) if continues(config, start) else start.merged(model)
-
-
-def empty(shape: Params) -> Params:
-    """Zeros of these shapes, dtypes and shardings."""
-    zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    return jax.jit(zeros, out_shardings=jax.tree.map(lambda x: x.sharding, shape))()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from data_gen.shards import SIDECAR
-from msm_jax import data
 from msm_jax.cli import UserError
+from msm_jax.mixture import Mixture
+from msm_jax.shards import open_shards
 from tests.conftest import train_tiny
 
 
@@ -31,7 +32,7 @@ def test_flipped_byte_is_named_before_training(copied, tmp_path):
 def test_flipped_bytes_are_never_a_wrong_row(toy, tmp_path):
     """With hashing off, whatever byte is flipped: an error, or the right rows."""
     source = toy.shards("aft")
-    good = data.Mixture([data.open_shards(source, verify=False)], (1.0,), 0)
+    good = Mixture([open_shards(source, verify=False)], (1.0,), 0)
     indices = range(len(good.sources[0].source))
     wanted = good.rows(indices)
     raw = (source / "rows-00000.array_record").read_bytes()
@@ -44,7 +45,7 @@ def test_flipped_bytes_are_never_a_wrong_row(toy, tmp_path):
         (copy / "rows-00000.array_record").write_bytes(damaged)
         message = ""
         try:
-            found = data.Mixture([data.open_shards(copy, verify=False)], (1.0,), 0).rows(indices)
+            found = Mixture([open_shards(copy, verify=False)], (1.0,), 0).rows(indices)
         except UserError as error:
             message = str(error)
             errors += 1
@@ -116,7 +117,7 @@ def test_manifest_that_does_not_match_its_rows(copied, tmp_path):
 
 def test_sidecar_tells_every_tokens_document(toy):
     """Row → segment → document: the sidecar's lengths are the segments'."""
-    shards = data.open_shards(toy.shards("base"), verify=True)
+    shards = open_shards(toy.shards("base"), verify=True)
     sidecar = [json.loads(line) for line in (toy.shards("base") / SIDECAR).read_text().splitlines()]
     assert len(sidecar) == len(shards.source)
     seen = []

@@ -9,15 +9,17 @@ import pytest
 from msm_jax import data
 from msm_jax.cli import UserError
 from msm_jax.mesh import make_mesh
+from msm_jax.mixture import Mixture
 from msm_jax.receipt import receipt
 from msm_jax.sharding import BATCH
+from msm_jax.shards import FIELDS, open_shards
 from tests.conftest import make_shards
 
 
 @pytest.fixture
 def mixture(toy):
-    sources = [data.open_shards(toy.shards(name), verify=True) for name in ("base", "aft")]
-    return data.Mixture(sources, (0.75, 0.25), seed=3)
+    sources = [open_shards(toy.shards(name), verify=True) for name in ("base", "aft")]
+    return Mixture(sources, (0.75, 0.25), seed=3)
 
 
 def test_batches_depend_on_nothing_but_the_step(mixture, toy):
@@ -27,7 +29,7 @@ def test_batches_depend_on_nothing_but_the_step(mixture, toy):
     with jax.sharding.set_mesh(make_mesh(2, 2, 2)):
         other = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 1)[0])
         halves = jax.tree.map(np.asarray, data.batch_at(mixture, 5, 16, 2)[0])
-    for field in data.FIELDS:
+    for field in FIELDS:
         np.testing.assert_array_equal(run[4][field], late[0][field])
         np.testing.assert_array_equal(run[5][field], late[1][field])
         np.testing.assert_array_equal(run[5][field], other[field])
@@ -42,8 +44,8 @@ def test_mixture_keeps_its_weights(mixture):
 
 
 def test_an_epoch_holds_every_row_once(toy):
-    shards = data.open_shards(toy.shards("aft"), verify=True)
-    mixture, n = data.Mixture([shards], (1.0,), seed=0), len(shards.source)
+    shards = open_shards(toy.shards("aft"), verify=True)
+    mixture, n = Mixture([shards], (1.0,), seed=0), len(shards.source)
     first, second = (mixture.rows(range(e * n, (e + 1) * n))["tokens"] for e in (0, 1))
     assert (
         sorted(map(bytes, first))
@@ -67,15 +69,15 @@ def test_hosts_read_only_their_rows():
 
 def test_sources_must_agree(toy, tmp_path):
     make_shards(toy.world / "aft.jsonl", toy.tokenizer, tmp_path / "other", "--config.seq_len=128")
-    sources = [data.open_shards(path, verify=True) for path in (toy.shards("base"), tmp_path / "other")]
+    sources = [open_shards(path, verify=True) for path in (toy.shards("base"), tmp_path / "other")]
     with pytest.raises(UserError, match="differ in seq_len"):
-        data.Mixture(sources, (0.5, 0.5), seed=0)
+        Mixture(sources, (0.5, 0.5), seed=0)
 
 
 def test_receipt_shows_what_is_supervised(toy):
     from data_gen.tokenizer import Tokenizer
 
-    mixture = data.Mixture([data.open_shards(toy.shards("aft"), verify=True)], (1.0,), seed=0)
+    mixture = Mixture([open_shards(toy.shards("aft"), verify=True)], (1.0,), seed=0)
     text = receipt(mixture, Tokenizer(toy.shards("aft")), rows=8)
     lines = text.splitlines()
     assert lines[0].startswith("first 8 rows of 64: ")

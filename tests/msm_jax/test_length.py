@@ -3,12 +3,14 @@
 import pytest
 
 from configs import common
-from msm_jax import data, length
+from msm_jax import length
 from msm_jax.cli import UserError
+from msm_jax.mixture import Mixture
+from msm_jax.shards import open_shards
 
 
 def resolved(toy, names, weights, rows, **settings):
-    mixture = data.Mixture([data.open_shards(toy.shards(n), verify=False) for n in names], weights, seed=0)
+    mixture = Mixture([open_shards(toy.shards(n), verify=False) for n in names], weights, seed=0)
     optim = common.get_config().optim
     optim.update({"steps": 0, "warmup_steps": 0} | settings)
     return length.resolved(optim, mixture, rows)

@@ -319,7 +319,7 @@ def test_gradients_lie_like_what_they_belong_to(config, rank):
     from msm_jax import data
     from msm_jax.mesh import make_mesh
     from msm_jax.model import transformer
-    from msm_jax.step import make_gradient
+    from msm_jax.step import make_gradient, placed
 
     model, lora = aot.shapes(cli.parse_config(["", config, f"--config.lora.rank={rank}"]))
     mesh = make_mesh(1, 4, 2)
@@ -328,7 +328,7 @@ def test_gradients_lie_like_what_they_belong_to(config, rank):
         trained, frozen = (adapter, params) if lora else (params, {})
         gradient = make_gradient(graph, lora is not None, 0, 1)
         *_, found = jax.eval_shape(gradient, trained, frozen, data.abstract_batch(8, 1, 128))
-    assert aot.misplaced(jax.tree.map(lambda x: x.sharding, aot.placed(found, mesh)), trained) == []
+    assert aot.misplaced(jax.tree.map(lambda x: x.sharding, placed(found, mesh)), trained) == []
 
 
 # ----------------------------------------------------------------------------------- compilations for TPUs, make test-aot

@@ -171,7 +171,7 @@ def test_the_command(tmp_path, capsys):
         (["--config.prompt=w5", "--config.top_p=2.0"], "config.top_p = 2.0"),
         (["--config.prompts=ROWS"], "prompts.jsonl:2: must be an object with either `text` or `messages`"),
         (["--config.prompt=w5", "--config.dtype=int4"], "int4"),
-        (["--config.prompt=w5", "--config.out=gs://bucket/said"], "config.out = gs://bucket/said: must be a local"),
+        (["--config.prompt=w5", "--config.out=s3://bucket/said"], "s3://bucket/said: neither a local path nor a gs://"),
         (["--config.prompt=w5", "--config.seed=4294967296"], "config.seed = 4294967296"),
         (["--config.prompt=w5", "--config.stop_ids=('a',)"], "config.stop_ids"),
         (["--config.prompts=SURROGATE"], "surrogate.jsonl:1: holds half a surrogate pair"),

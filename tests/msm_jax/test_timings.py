@@ -1,8 +1,10 @@
 """Goodput counts what was done and not undone."""
 
 import pytest
+from etils import epath
 
 from msm_jax import timings
+from msm_jax.spool import Spool
 
 
 def start(time, step):
@@ -28,7 +30,7 @@ def test_goodput_of_a_run_that_was_killed():
 
 def test_a_row_cut_in_half_by_a_kill_is_dropped(tmp_path):
     def opened():
-        return timings.Timings(tmp_path, tokens_per_step=8, flops=None, peak=None)
+        return timings.Timings(Spool(epath.Path(tmp_path)), tokens_per_step=8, flops=None, peak=None)
 
     clock = opened()
     clock.event("start", 0)
