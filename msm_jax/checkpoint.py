@@ -17,7 +17,7 @@ import optax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from msm_jax import artifact
+from msm_jax import artifact, storage
 from msm_jax.cli import UserError
 from msm_jax.fingerprint import fingerprints
 from msm_jax.optim import path_of
@@ -146,7 +146,7 @@ class Checkpoints:
 def directory_of(run: epath.PathLike) -> epath.Path:
     """Where a run's checkpoints are."""
     directory = epath.Path(run) / SUBDIRECTORY
-    return directory if "://" in str(directory) else epath.Path(Path(directory).absolute())
+    return directory if storage.is_remote(directory) else epath.Path(Path(directory).absolute())
 
 
 def latest_step(run: epath.PathLike) -> int:
@@ -157,7 +157,7 @@ def latest_step(run: epath.PathLike) -> int:
     """
     directory = directory_of(run)
     steps = [path for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
-    if "://" in str(directory):
+    if storage.is_remote(directory):
         steps = [path for path in steps if (path / MARKER).exists()]
     return max((int(path.name) for path in steps), default=0)
 

@@ -25,7 +25,8 @@ from etils import epath
 from jax.tree_util import DictKey
 from orbax.checkpoint import v1 as ocp
 
-from msm_jax.checkpoint import MARKER, SUBDIRECTORY
+from msm_jax import storage
+from msm_jax.checkpoint import MARKER, directory_of
 from msm_jax.cli import UserError
 
 DTYPES = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
@@ -77,9 +78,8 @@ def write(
       UserError: the step is there already, or a dtype other than float32 and bfloat16.
       ValueError: a `read` that returns another shape or dtype than announced.
     """
-    target = epath.Path(run) / SUBDIRECTORY / str(step)
-    remote = "://" in str(target)
-    target = target if remote else epath.Path(Path(target).absolute())
+    target = directory_of(run) / str(step)
+    remote = storage.is_remote(target)
     for path, leaf in leaves.items():
         if np.dtype(leaf.dtype) not in DTYPES:
             raise UserError(f"{target}: {path} is {leaf.dtype}; parameters are {' or '.join(map(str, DTYPES))}")

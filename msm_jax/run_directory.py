@@ -61,8 +61,7 @@ def claim(config: ConfigDict, header: Header, step: int) -> Header | None:
     out = storage.at(config.out)
     if storage.is_file(out / artifact.MANIFEST):
         found = artifact.read_manifest(out, "run")
-        header = _after_changes(found, header)
-        artifact.is_done(out, header)
+        artifact.is_done(out, _with_changes(header, found["config"].get("changes", [])))
         return None
     if storage.is_file(out / STATE):
         try:
@@ -76,13 +75,10 @@ def claim(config: ConfigDict, header: Header, step: int) -> Header | None:
     return header
 
 
-def _after_changes(found: Header, header: Header) -> Header:
-    """The header with the changes that the run has gone through, which are part of its recipe."""
-    changes = found["config"].get("changes")
-    return _with_changes(header, changes) if changes else header
-
-
 def _with_changes(header: Header, changes: list[Any]) -> Header:
+    """The header of a run that has gone through these changes: they are part of its recipe."""
+    if not changes:
+        return header
     return header | artifact.header_of("run", header["config"] | {"changes": changes}, header["inputs"])
 
 
@@ -104,7 +100,7 @@ def _resumed(config: ConfigDict, out: epath.Path, found: Header, header: Header,
     changes = found["config"].get("changes", [])
     if told:
         changes = [*changes, [step, {key: there[key] for key in told}]]
-    return _with_changes(header, changes) if changes else header
+    return _with_changes(header, changes)
 
 
 def _flat(header: Header) -> dict[str, Any]:

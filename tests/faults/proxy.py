@@ -211,24 +211,24 @@ async def _body(head: Head, reader: asyncio.StreamReader, *, answer: bool) -> As
                 while line.strip():
                     yield (line := await reader.readline())
                 return
-            left += 2
-            while left:
-                piece = await reader.read(min(left, _PIECE))
-                if not piece:
-                    raise ConnectionError("the sender went in the middle of a body")
-                left -= len(piece)
+            async for piece in _pieces(reader, left + 2):
                 yield piece
     elif length := head.get(b"content-length"):
-        left = int(length)
-        while left:
-            piece = await reader.read(min(left, _PIECE))
-            if not piece:
-                raise ConnectionError("the sender went in the middle of a body")
-            left -= len(piece)
+        async for piece in _pieces(reader, int(length)):
             yield piece
     elif answer:  # to the end of the connection
         while piece := await reader.read(_PIECE):
             yield piece
+
+
+async def _pieces(reader: asyncio.StreamReader, left: int) -> AsyncIterator[bytes]:
+    """So many bytes, as they come."""
+    while left:
+        piece = await reader.read(min(left, _PIECE))
+        if not piece:
+            raise ConnectionError("the sender went in the middle of a body")
+        left -= len(piece)
+        yield piece
 
 
 @contextlib.contextmanager
