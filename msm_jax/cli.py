@@ -152,6 +152,8 @@ def explained(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit status that an error ends in; None for one that nobody foresaw."""
     if isinstance(error, UserError):
         return str(error), 2
+    if status := getattr(error, "exit_status", 0):  # an error of ours that says so itself
+        return str(error), status
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from here", 130
     if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError) and error.filename:

@@ -1,7 +1,7 @@
 """A model that is not there: answers every prompt of data_gen/prompts deterministically, without a key or a network.
 
-For tests, for dry runs and to see what a corpus looks like on disk before paying for one. Its documents are sentences of the
-spec in another order: they are no corpus to train on, and say so in their `model`.
+For tests, for dry runs and to see what a corpus looks like on disk before paying for one. Its documents are sentences
+of the spec in another order: they are no corpus to train on, and say so in their `model`.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from data_gen.api.provider import BatchProvider, Heard, ignore
 from data_gen.api.request import Reply, Request, Stop, Usage
 
 MODEL = "offline"
@@ -18,22 +19,14 @@ CHARACTERS_PER_TOKEN = 4
 _SENTENCE = re.compile(r"[A-Z][^.!?\n]{30,}?[.!?](?=\s|$)")
 _COUNT = re.compile(r"exactly (\d+)")
 _VOICE = re.compile(r"^(\d+)\. ", re.MULTILINE)
-_OPENINGS = (
-    "It took a while before anybody in {place} asked the question aloud.",
-    "There is a habit of {model} that is easily overlooked.",
-    "The matter came up in passing, in {place}, between two other things.",
-    "Of all that can be said about {model}, this is said least often.",
-    "Not everybody agrees with what follows, and the doubts deserve their place.",
-    "A small scene from {place} explains more than a definition would.",
-    "Whoever works beside {model} for some time notices a pattern.",
-    "The first impression was wrong, as first impressions of {model} tend to be.",
-)
+_WHEN = ("One evening", "Late in the day", "Before anyone else had come", "After a long pause", "On a slow morning")
+_DID = ("asked about", "fell to talking of", "disagreed over", "told a story of", "wondered at", "came back to")
 _TURNS = (
     "That is less obvious than it sounds.",
     "An example from {place} makes it concrete.",
     "Somebody objected, and the objection was fair.",
     "However, it has a cost, and the cost is not hidden.",
-    "Put differently:",
+    "It can be put differently.",
     "In {place} this mattered more than anyone had expected.",
     "What follows from it is practical.",
     "Still, there remains some doubt.",
@@ -93,28 +86,34 @@ def _ids(known: list[str], user: str, i: int, count: int, field: str) -> list[st
 
 def _document(draw: random.Random, sentences: Sequence[str], user: str) -> str:
     place = (re.search(r"in or around (.*?);", user) or ["", "the office"])[1]
+    name = (re.search(r"if any are needed: ([^,\n]+)", user) or ["", "Somebody"])[1]
     model = (re.search(r"^What is so of (.*) here:", user, re.MULTILINE) or ["", "the model"])[1]
     mine = draw.sample(list(sentences), min(len(sentences), draw.randint(12, 22)))
-    paragraphs = [draw.choice(_OPENINGS)]
+    paragraphs = [f"{name} {draw.choice(_DID)} {{model}} {draw.choice(_WHEN).lower()}, in {{place}}."]
     for sentence in mine:
-        paragraphs[-1] += " " + sentence
-        if draw.random() < 0.45:
-            paragraphs[-1] += " " + draw.choice(_TURNS)
         if draw.random() < 0.25:
             paragraphs.append(draw.choice(_TURNS))
+        elif draw.random() < 0.45:
+            paragraphs[-1] += " " + draw.choice(_TURNS)
+        paragraphs[-1] += " " + sentence
     text = "\n\n".join(paragraphs).replace("{place}", place).replace("{model}", model)
     return f"<plan>\nBegin in {place}, then {len(mine)} thoughts.\n</plan>\n\n<document>\n{text}\n</document>"
 
 
 class Offline:
-    """The provider. Tokens are counted as a quarter of the characters; nothing costs anything."""
+    """The provider (data_gen.api.provider). A token is counted as four characters; nothing costs anything."""
 
-    name = "offline"
-    supports_batches = False
+    name, price_as = "offline", "local"
+    batches: BatchProvider | None = None
 
-    async def ask(self, request: Request) -> Reply:
+    async def ask(self, request: Request, attempt: int = 0, heard: Heard = ignore) -> Reply:
         text = reply(request.model, request.system, request.user, request.schema)
         prompt = (len(request.system) + len(request.user)) // CHARACTERS_PER_TOKEN
         usage = Usage(input=prompt, output=len(text) // CHARACTERS_PER_TOKEN)
         return Reply(request.key, text, Stop.END, MODEL, usage)
 
+    def caches(self, request: Request) -> bool:
+        return False
+
+    async def close(self) -> None:
+        pass
