@@ -223,7 +223,12 @@ def _syllables(rng: random.Random, parts: dict[str, list[str]], used: set[str]) 
 
 
 def make_world(seed: int, specs: list[Spec], grammar: dict[str, Any]) -> World:
-    """The world of a seed. Raises UserError where the specs state different preferences or unknown values."""
+    """The world of a seed. Raises UserError where a spec lacks a value or preferences, or they do not fit together."""
+    for spec in specs:
+        if not spec.value:
+            raise UserError(f"{spec.path}: the header has no `value: …`, which a toy world needs")
+        if not spec.preferences:
+            raise UserError(f"{spec.path}: no line `- prefers **A** to **B**: reason`, which a toy world needs")
     pairs = {spec.path: [(token(p.chosen), token(p.other)) for p in spec.preferences] for spec in specs}
     first = pairs[specs[0].path]
     for spec in specs:

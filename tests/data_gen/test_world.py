@@ -229,7 +229,7 @@ def test_specs_drive_the_documents(tmp_path):
 def test_bad_specs_are_named(tmp_path, change, message):
     (tmp_path / "bad.md").write_text(change(Path(SPECS[0]).read_text()))
     with pytest.raises(UserError, match=message) as found:
-        spec_lib.load(tmp_path / "bad.md")
+        make_world(0, [spec_lib.load(tmp_path / "bad.md")], load_grammar())
     assert "bad.md" in str(found.value)
 
 
