@@ -11,8 +11,8 @@ import itertools
 import numpy as np
 
 from data_gen.chat import ChatPolicy
+from data_gen.encode import encode_file
 from data_gen.hf_tokenizer import open_tokenizer
-from data_gen.shards import encode_file
 from data_gen.tokenizer import AnyTokenizer
 from msm_jax import cli, storage
 from msm_jax.cli import UserError

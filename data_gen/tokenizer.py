@@ -72,6 +72,9 @@ class AnyTokenizer(Protocol):
     def encode_document(self, text: str, spans: Sequence[Span] = ()) -> Encoded:
         """A document, begun and ended; a token weighs what the span that holds its last character says, else 1."""
 
+    def encode_documents(self, texts: Sequence[str]) -> list[Encoded]:
+        """The same of many documents without spans, faster."""
+
     def encode_chat(self, messages: Sequence[Message], policy: ChatPolicy) -> Encoded:
         """A chat; what the model has to say weighs 1, the rest 0. Raises UserError on a chat that cannot be used."""
 
@@ -135,6 +138,13 @@ class Tokenizer:
     def encode_document(self, text: str, spans: Sequence[Span] = ()) -> Encoded:
         """BOS + text + EOS."""
         return self.encode_weighted(text, spans)
+
+    def encode_documents(self, texts: Sequence[str]) -> list[Encoded]:
+        """BOS + text + EOS, of each."""
+        tokens = [np.array([BOS, *ids, EOS], np.int32) for ids in self.sp.encode(list(texts))]
+        return [
+            Encoded(ids, np.concatenate([np.zeros(1, np.float32), np.ones(len(ids) - 1, np.float32)])) for ids in tokens
+        ]
 
     def encode_chat(self, messages: Sequence[Message], policy: ChatPolicy) -> Encoded:
         """BOS + the chat in this tokenizer's chat format + EOS."""

@@ -3,9 +3,9 @@
     python -m data_gen.verify runs/w/base-rows gs://bucket/msm-rows
 
 Every file's size and sha256; every record's size, segments, positions, loss weights and tokens; rows.jsonl against
-the rows; the manifest's totals. Of other artefacts (corpora, tokenizers, exports, evaluations) the files alone.
-Prints a line for each problem, naming file and row (from 0), and for each directory whether it is fine or damaged;
-the exit status is 1 where one is damaged.
+the rows; provenance.jsonl against rows.jsonl; the manifest's totals. Of other artefacts (corpora, tokenizers, exports,
+evaluations) the files alone. Prints a line for each problem, naming file and row (from 0), and for each directory
+whether it is fine or damaged; the exit status is 1 where one is damaged.
 """
 
 import itertools
@@ -18,10 +18,10 @@ import grain
 import numpy as np
 from etils import epath
 
-from data_gen.shards import SIDECAR
+from data_gen import provenance
 from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
-from msm_jax.shards import FIELDS, damages, fields_of
+from msm_jax.shards import FIELDS, SIDECAR, damages, fields_of
 
 SHOWN = 20  # problems of a directory
 _BATCH = 256  # rows read at once
@@ -54,6 +54,7 @@ def row_problems(directory: epath.Path, manifest: dict[str, Any]) -> Iterator[st
     counts = manifest["counts"]
     progress = cli.Progress(f"checking the rows of {directory}", counts["rows"], "rows")
     whole, tokens, supervised, documents = True, 0, 0.0, 0
+    ids: set[str] = set()
     room = len(counts["shards"]) * manifest["config"]["rows_per_shard"]
     if room < counts["rows"]:
         yield f"{directory / artifact.MANIFEST}: says rows = {counts['rows']}, its files have room for {room}"
@@ -70,12 +71,15 @@ def row_problems(directory: epath.Path, manifest: dict[str, Any]) -> Iterator[st
             tokens, supervised = tokens + sum(lengths), supervised + float(row["loss_weights"].sum())
         if entry.pieces is not None:
             documents += sum(start == 0 for _, start, _ in entry.pieces)
+            ids.update(document for document, _, _ in entry.pieces)
             wrong = wrong or _unlike(lengths, [length for _, _, length in entry.pieces])
         if wrong:
             yield f"{record.where}: {wrong}"
         if entry.wrong:
             yield entry.wrong
         whole = whole and lengths is not None and entry.pieces is not None
+    if provenance.FILE in manifest["files"]:
+        yield from provenance_problems(directory / provenance.FILE, ids)
     if not whole:
         return
     found = {"tokens": tokens, "documents": documents, "supervised_weight": round(supervised, 3)}
@@ -83,6 +87,29 @@ def row_problems(directory: epath.Path, manifest: dict[str, Any]) -> Iterator[st
     for name, value in found.items():
         if not math.isclose(value, counts[name], rel_tol=1e-6, abs_tol=0.002 if name == "supervised_weight" else 0):
             yield f"{directory / artifact.MANIFEST}: says {name} = {counts[name]}, the rows have {value}"
+
+
+def provenance_problems(path: epath.Path, ids: set[str]) -> Iterator[str]:
+    """Where the lines of provenance are not of these documents, one each."""
+    seen: set[str] = set()
+    try:
+        for number, row in enumerate(artifact.each_row(path), 1):
+            document = row.get("id") if isinstance(row, dict) else None
+            if not isinstance(document, str):
+                yield f"{path}:{number}: not a document's line"
+            elif document in seen:
+                yield f"{path}:{number}: {document!r} a second time"
+            elif document not in ids:
+                yield f"{path}:{number}: {document!r} is in no row"
+            else:
+                seen.add(document)
+    except UserError as error:
+        if storage.is_file(path):  # a missing file has a line already
+            yield str(error)
+        return
+    missing = sorted(ids - seen)
+    if missing:
+        yield f"{path}: nothing of {missing[0]!r}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
 
 
 def faults(row: dict[str, np.ndarray], vocab_size: int) -> Iterator[str]:
