@@ -1,7 +1,7 @@
 """From a spec to the ideas of its documents: domains, subdomains (or rules), assertions, document types, ideas.
 
-Every node has an id of ours; the words of a model are only ever its content. An Outline asks nothing itself: it says which
-listings there are (data_gen.work settles them) and reads what their answers hold.
+Every node has an id of ours; the words of a model are only ever its content. An Outline asks nothing itself: it says
+which listings there are (data_gen.work settles them) and reads what their answers hold.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from data_gen.api.request import Request
 from data_gen.pools import Voice
 from data_gen.reading import Rejected
 from data_gen.spec import Rule, Section, Spec
-from data_gen.work import Answers, Asked, Listing, Replay
+from data_gen.work import Answers, Asked, Listing
 
 NAME, SENTENCES = 160, 3_000  # characters at most of names and of longer fields
 
@@ -98,7 +98,10 @@ class Stage:
 
 
 class Outline:
-    """specs: one, or the variants of one spec that share everything up to the ideas (see data_gen.pairs)."""
+    """specs: one, or the variants of one spec that share everything up to the ideas (see data_gen.pairs).
+
+    rules: the specs' rules take the place of subdomains and assertions.
+    """
 
     def __init__(
         self,
@@ -110,9 +113,10 @@ class Outline:
         seed: int,
         tries: int,
         ideas_at_once: int,
+        rules: bool,
     ) -> None:
         self.specs, self.counts, self.answers, self.seed = tuple(specs), counts, answers, seed
-        self.rules = specs[0].kind == "rules"
+        self.rules = rules
         self._names = dict(zip(("model_name", "provider_name"), names, strict=True))
         self._stages, self._tries, self._at_once = stages, tries, ideas_at_once
         self._prompts = {name: prompt.load(self._file(name)) for name in stages}
@@ -121,9 +125,11 @@ class Outline:
         self._ids = tuple(known) if self.rules else tuple(section.id for section in specs[0].sections)
         # For every stage one system prompt, and one for each variant where the variants part.
         shared = self._spec_block(self.specs)
-        self._system = {name: self.system_of(name, shared) for name in stages if name not in ("assertions", "documents")}
-        self._system_own = {
-            name: tuple(self.system_of(name, self._spec_block((spec,))) for spec in self.specs)
+        self._system = {
+            name: self._system_of(name, shared) for name in stages if name not in ("assertions", "documents")
+        }
+        self._system_own: dict[str, tuple[str, ...]] = {
+            name: tuple(self._system_of(name, self._spec_block((spec,))) for spec in self.specs)
             for name in ("assertions", "documents")
             if name in stages
         }
@@ -135,26 +141,40 @@ class Outline:
         return f"{stage}_rules" if self.rules and has_own else stage
 
     def _spec_block(self, specs: Sequence[Spec]) -> str:
-        return prompt.load("spec").system(specs=specs, **self._names).strip()
+        return (
+            prompt.load("spec")
+            .system(specs=specs, rules=self.specs[0].rules if self.rules else (), **self._names)
+            .strip()
+        )
 
-    def system_of(self, stage: str, spec: str) -> str:
+    def _system_of(self, stage: str, spec: str) -> str:
         wanted = self._prompts[stage].variables["system"]
         return self._prompts[stage].system(**{k: v for k, v in {"spec": spec, **self._names}.items() if k in wanted})
+
+    def system(self, stage: str, variant: int = 0) -> str:
+        """A stage's system prompt."""
+        return self._system[stage] if stage in self._system else self._system_own[stage][variant]
 
     def prompt_digests(self) -> dict[str, str]:
         """Stage → sha256 of its prompt file, and of what all share."""
         return {name: found.sha256 for name, found in self._prompts.items()} | {"spec": prompt.load("spec").sha256}
 
-    def request(
-        self, stage: str, key: str, schema: dict[str, Any] | None, variant: int | None = None, **values: object
-    ) -> Request:
-        """The question under `key`. variant: which of the specs it is asked with; None: all."""
+    def request(self, stage: str, key: str, schema: dict[str, Any] | None, variant: int = 0, **values: Any) -> Request:
+        """The question under `key`. variant: which of the specs it is asked with, where the variants part."""
         if "model_name" in self._prompts[stage].variables["user"]:
-            values["model_name"] = self._names["model_name"]
-        system = self._system[stage] if variant is None else self._system_own[stage][variant]
+            values = values | {"model_name": self._names["model_name"]}
         settings = self._stages[stage]
         user = self._prompts[stage].user(**values)
-        return Request(key, stage, settings.model, system, user, settings.max_tokens, schema, settings.effort)
+        return Request(
+            key,
+            stage,
+            settings.model,
+            self.system(stage, variant),
+            user,
+            settings.max_tokens,
+            schema,
+            settings.effort,
+        )
 
     # ---------------------------------------------------------------- the tree
 
@@ -280,7 +300,7 @@ class Outline:
         count, at_once = self.counts.ideas, min(self._at_once, self.counts.ideas)
         return Listing(kind.id, "ideas", "ideas", count, at_once, self._tries, ask, read, lambda i: i.title)
 
-    def about(self, topic: Topic, shared: Sequence[Assertion]) -> dict[str, object]:
+    def about(self, topic: Topic, shared: Sequence[Assertion]) -> dict[str, Any]:
         """What the prompts of types, ideas and documents are told of a topic."""
         if topic.rule:
             return {"domain": topic.domain.name, "rule": topic.rule, "rule_text": topic.rule.text}

@@ -17,7 +17,7 @@ _STOPS = {
 _TAG = re.compile(r"</?(?:plan|document)>")
 
 
-class Rejected(Exception):
+class Rejected(Exception):  # noqa: N818 (a verdict, no fault)
     """A reply, or a part of one, that is not used. Its text is the reason: words of ours, none of the model's."""
 
 
@@ -66,7 +66,7 @@ def ids(item: Any, field: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def document_of(reply: Reply, least: int) -> str:
-    """What stands between <document> and </document>, after the plan. Raises Rejected, also below `least` characters."""
+    """What stands in <document>, after the plan. Raises Rejected, also where it has fewer than `least` characters."""
     text = text_of(reply)
     tags = [match[0] for match in _TAG.finditer(text)]
     if tags != ["<plan>", "</plan>", "<document>", "</document>"]:

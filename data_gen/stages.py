@@ -1,6 +1,6 @@
 """The stages in their order, and all their questions settled."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
 from data_gen.api.request import Reply
 from data_gen.outline import Limits, Outline
@@ -41,7 +41,7 @@ async def run(
     tries: int,
     least: int,
     heard: Callable[[str, Reply], None] = lambda stage, reply: None,
-) -> AsyncIterator[tuple[str, dict[str, str]]]:
+) -> AsyncGenerator[tuple[str, dict[str, str]], None]:
     """Settles stage after stage. Yields each with the questions that were given up (key → reason)."""
     batched = tuple(batched)
     for stage in names(outline.rules):
@@ -52,4 +52,4 @@ async def run(
         def hear(reply: Reply, stage: str = stage) -> None:
             heard(stage, reply)
 
-        yield stage, await settle(asker, outline.answers, here, stage in batched, tries, hear)
+        yield stage, await settle(asker, outline.answers, here, stage in batched, tries, stage, hear)

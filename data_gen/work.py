@@ -1,12 +1,13 @@
 """Work: what is wanted of a model, and which question has to be asked next for it, given all answers there are.
 
-Nothing but answers is ever remembered. A piece of work replays the answers to its questions and knows where it stands, so a
-killed command goes on by being run again, and raising a count asks only for what is missing.
+Nothing but answers is ever remembered. A piece of work replays the answers to its questions and knows where it stands,
+so a killed command goes on by being run again, and raising a count asks only for what is missing.
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
 from data_gen import reading
@@ -20,7 +21,7 @@ Answers = Callable[[str], Reply | None]  # the store's answer to a key
 class Asker(Protocol):
     """The part of data_gen.api.client.Client that work needs."""
 
-    def ask_all(self, requests: Iterable[Request], batch: bool = False) -> AsyncIterator[Any]: ...
+    def ask_all(self, requests: Iterable[Request], batch: bool = False, *, label: str) -> AsyncGenerator[Any, None]: ...
 
 
 class Work(Protocol):
@@ -138,13 +139,15 @@ async def settle(
     works: Callable[[], Iterable[Work]],
     batch: bool,
     tries: int,
+    label: str,
     heard: Callable[[Reply], None] = lambda reply: None,
 ) -> dict[str, str]:
-    """Asks until no piece of work has a question left. Questions go out in rounds: all first tries, then what is missing.
+    """Asks until no piece of work has a question left, in rounds: all first tries, then what is missing.
 
     Args:
       works: gives the pieces of work, anew each round; they are not held.
       tries: how often a question may stay unanswered (an errored or expired item of a batch).
+      label: what the line about progress calls the questions.
       heard: called with every new answer.
 
     Returns:
@@ -162,14 +165,14 @@ async def settle(
     asked = True
     while asked:
         asked = False
-        async for answer in asker.ask_all(pending(), batch=batch):
-            asked = True
-            if isinstance(answer, Reply):
-                heard(answer)
-                continue
-            failures[answer.key] += 1
-            if failures[answer.key] >= tries:
-                given_up[answer.key] = answer.reason
+        # Closed whatever happens here: what is in flight is then awaited and kept.
+        async with contextlib.aclosing(asker.ask_all(pending(), batch=batch, label=label)) as answered:
+            async for answer in answered:
+                asked = True
+                if isinstance(answer, Reply):
+                    heard(answer)
+                    continue
+                failures[answer.key] += 1
+                if failures[answer.key] >= tries:
+                    given_up[answer.key] = f"not answered: {answer.kind}"
     return given_up
-
-

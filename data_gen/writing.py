@@ -85,7 +85,8 @@ class Writing:
 
     def row(self, written: Written) -> dict[str, Any]:
         """A row of documents.jsonl: the text, and all that led to it."""
-        assert written.reply and written.request
+        assert written.reply is not None
+        assert written.request is not None
         spec, idea = self.outline.specs[self.variant], self.idea
         kind, topic, voice, reply = idea.kind, idea.kind.topic, idea.voice, written.reply
         parents = [topic.domain.key, topic.key, *(a.key for a in self.assertions), kind.key, idea.key]

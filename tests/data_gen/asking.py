@@ -1,7 +1,7 @@
 """Asking the offline model without a store on disk, with faults where a test wants them."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from data_gen.api.offline import Offline
 from data_gen.api.request import Reply, Request
@@ -15,7 +15,9 @@ class Memory:
         self.requests: dict[str, Request] = {}
         self._provider, self._spoil = Offline(), spoil
 
-    async def ask_all(self, requests: Iterable[Request], batch: bool = False) -> AsyncIterator[Reply]:
+    async def ask_all(
+        self, requests: Iterable[Request], batch: bool = False, *, label: str = ""
+    ) -> AsyncGenerator[Reply, None]:
         for request in list(requests):
             assert request.key not in self.answers, f"{request.key} asked twice"
             self.requests[request.key] = request
