@@ -84,8 +84,8 @@ def _written(
             together = []
 
 
-def write_documents(made: Generation, outline: Outline, limits: Limits, store: Store, to: Path) -> dict[str, Any]:
-    """documents.jsonl (of a pair documents-SPEC.jsonl), rejects.jsonl, plan.jsonl, ledger.jsonl. Returns the counts."""
+def write_documents(made: Generation, outline: Outline, limits: Limits, to: Path) -> dict[str, Any]:
+    """documents.jsonl (of a pair documents-SPEC.jsonl), rejects.jsonl, plan.jsonl. Returns the counts."""
     files = document_files(made)
     replies: collections.Counter[str] = collections.Counter()
     drafts = {name: to / f".{path}" for name, path in files.items()}
@@ -112,11 +112,17 @@ def write_documents(made: Generation, outline: Outline, limits: Limits, store: S
     for name, path in drafts.items():
         counts["documents"] += sum(1 for _ in path.open())
         path.rename(to / files[name])
-    for name, rows in (("plan.jsonl", inventory.plan_rows(outline, limits)), ("ledger.jsonl", store.ledger())):
-        with (to / name).open("w") as out:
-            for row in rows:
-                _write(out, row)
+    with (to / "plan.jsonl").open("w") as out:
+        for row in inventory.plan_rows(outline, limits):
+            _write(out, row)
     return {**counts, "rejected_replies": dict(replies.most_common())}
+
+
+def write_ledger(store: Store, to: Path) -> None:
+    """ledger.jsonl: once nothing more is asked."""
+    with (to / "ledger.jsonl").open("w") as out:
+        for row in store.ledger():
+            _write(out, row)
 
 
 def document_files(made: Generation) -> dict[str, str]:
@@ -226,8 +232,9 @@ def write(
 ) -> None:
     """The whole corpus, as the artefact config.out. Raises UserError where it fails its gates; the work remains."""
     with job:
-        counts = write_documents(made, outline, Limits(), store, job.tmp)
+        counts = write_documents(made, outline, Limits(), job.tmp)
         judge(job.tmp)
+        write_ledger(store, job.tmp)
         failed = report(made, job.tmp, work / REPORT)
         if failed:
             raise UserError(

@@ -20,7 +20,6 @@ from typing import Any
 
 from data_gen import corpus_artefact, judging, projection, reading, stages
 from data_gen.api import providers
-from data_gen.api.provider import Provider
 from data_gen.api.request import Reply
 from data_gen.api.store import Store
 from data_gen.generation import PHASES, Generation
@@ -45,18 +44,20 @@ def main(argv: list[str]) -> None:
     if preview:
         _preview(made, work)
         return
-    provider = providers.open_provider(config.api, made.prices)
+    providers.check(config.api, made.prices)
     work.mkdir(parents=True, exist_ok=True)
     storage.write_atomic(work / IDENTITY, json.dumps(made.identity(), indent=1))
     with Store(work / STORE) as store:
         outline = made.outline(store.answer)
         before = _project(made, outline, store, config.phase)
         _check_money(made, store, before)
-        asyncio.run(_ask(made, outline, provider, store))
-        _finish_phase(made, outline, provider, store, work, before)
+        asyncio.run(_ask(made, outline, store))
         if job:
-            judge = functools.partial(judging.judge, made, provider, store)
+            judge = functools.partial(judging.judge, made, store)
             corpus_artefact.write(made, outline, judge, store, job, work, before)
+        else:
+            _write_phase(made, outline, store, work / config.phase)
+        _finish_phase(made, outline, store, work, before)
 
 
 # ---------------------------------------------------------------- before anything is asked
@@ -147,8 +148,9 @@ def _check_money(made: Generation, store: Store, rows: list[Row]) -> None:
 # ---------------------------------------------------------------- asking
 
 
-async def _ask(made: Generation, outline: Outline, provider: Provider, store: Store) -> None:
+async def _ask(made: Generation, outline: Outline, store: Store) -> None:
     config, phase = made.config, made.config.phase
+    provider = providers.open_provider(config.api, made.prices)
     client = providers.open_client(config.api, provider, made.prices, store)
     pilot = store.value("phase/pilot") if phase == "full" else None
 
@@ -190,9 +192,18 @@ def _most(given_up: dict[str, str]) -> str:
 # ---------------------------------------------------------------- the end of a phase
 
 
-def _finish_phase(
-    made: Generation, outline: Outline, provider: Provider, store: Store, work: Path, before: list[Row]
-) -> None:
+def _write_phase(made: Generation, outline: Outline, store: Store, directory: Path) -> None:
+    """What a probe or a pilot made, to be read before it is approved."""
+    directory.mkdir(exist_ok=True)
+    corpus_artefact.write_documents(made, outline, made.limits[made.config.phase], directory)
+    judging.judge(made, store, directory)
+    corpus_artefact.write_ledger(store, directory)
+    failed = corpus_artefact.report(made, directory, directory)
+    if failed:
+        cli.warn(f"{directory}: these documents would fail {len(failed)} gates: {'; '.join(failed)}")
+
+
+def _finish_phase(made: Generation, outline: Outline, store: Store, work: Path, before: list[Row]) -> None:
     """Counts what the phase made, compares its cost with the projection, and says what the next one will cost."""
     phase = made.config.phase
     limits = made.limits[phase]
@@ -215,15 +226,7 @@ def _finish_phase(
         cli.note(f"{phase}: {_spent(before):.2f} USD were projected, {report['spent_usd']:.2f} are in the ledger")
     if following:
         report["next"] = [dataclasses.asdict(row) for row in _project(made, outline, store, following)]
-    if phase != "full":
-        directory = work / phase
-        directory.mkdir(exist_ok=True)
-        corpus_artefact.write_documents(made, outline, limits, store, directory)
-        judging.judge(made, provider, store, directory)
-        failed = corpus_artefact.report(made, directory, directory)
-        if failed:
-            cli.warn(f"{directory}: these documents would fail {len(failed)} gates: {'; '.join(failed)}")
-        storage.write_atomic(directory / "phase.json", json.dumps(report, indent=1))
+        storage.write_atomic(work / phase / "phase.json", json.dumps(report, indent=1))
     asyncio.run(_keep(store, f"phase/{phase}", report))
     rejected = f", {summary['rejected']} rejected" if summary["rejected"] else ""
     cli.note(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from data_gen import corpus_artefact
 from data_gen.api import providers
-from data_gen.api.provider import Provider
 from data_gen.api.request import Reply
 from data_gen.api.store import Store
 from data_gen.corpus import claims
@@ -17,7 +16,7 @@ from msm_jax import storage
 FILE = "claims.jsonl"
 
 
-def judge(made: Generation, provider: Provider, store: Store, directory: Path) -> None:
+def judge(made: Generation, store: Store, directory: Path) -> None:
     """Writes claims.jsonl beside the documents, of every spec a sample; nothing where no sample is asked for."""
     wanted = made.config.judge
     if not wanted.sample:
@@ -32,6 +31,7 @@ def judge(made: Generation, provider: Provider, store: Store, directory: Path) -
         )
 
         async def ask() -> None:
+            provider = providers.open_provider(made.config.api, made.prices)  # one belongs to one event loop
             async with providers.open_client(made.config.api, provider, made.prices, store) as client:
                 requests = list(asked.values())  # noqa: B023 (runs before the next turn)
                 async for _ in client.ask_all(requests, total=len(requests), label=claims.STAGE):

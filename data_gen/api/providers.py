@@ -1,5 +1,6 @@
 """The provider and the client that a configuration's `api` group names (configs/data/api.py)."""
 
+import asyncio
 import os
 
 from ml_collections import ConfigDict
@@ -29,6 +30,15 @@ def open_provider(api: ConfigDict, prices: Prices) -> Provider:
 
         return Anthropic(prices, base_url=api.base_url, timeout_seconds=api.timeout_seconds)
     raise UserError(f"config.api.provider = {api.provider!r}: must be anthropic, openai or offline")
+
+
+def check(api: ConfigDict, prices: Prices) -> None:
+    """Raises UserError where open_provider would."""
+
+    async def opened() -> None:
+        await open_provider(api, prices).close()
+
+    asyncio.run(opened())
 
 
 def open_client(api: ConfigDict, provider: Provider, prices: Prices, store: Store) -> Client:

@@ -7,8 +7,9 @@ import pytest
 
 from data_gen import documents
 from data_gen.api.store import Store
-from msm_jax import artifact
+from msm_jax import artifact, storage
 from msm_jax.cli import UserError
+from tests.gcs import gcs  # noqa: F401
 
 CONFIG = "--config=configs/data/documents_offline.py"
 SMALL = {"domains": 2, "topics": 2, "assertions": 2, "types": 2, "ideas": 3}
@@ -249,3 +250,25 @@ def test_a_pair_shares_its_plan_and_balances(tmp_path, toy):
     gates = json.loads((out / "report" / "pair.json").read_text())
     assert all(gate["passed"] for gate in gates)
     assert "difference of the sums of tokens" in gates[2]["gate"]
+
+
+TO_A_BUCKET = """
+import sys
+from data_gen import documents
+from msm_jax import artifact, storage
+_, out, *flags = sys.argv
+documents.main(["documents", *flags, f"--config.out={out}"])
+there = storage.at(out)
+print(*sorted(artifact.read_manifest(there)["files"]))
+assert b"<html" in storage.read_bytes(there / "report" / "report.html")[:200]
+print(storage.sha256(there / "documents.jsonl"))
+"""
+
+
+def test_a_corpus_may_go_to_a_bucket(tmp_path, gcs):  # noqa: F811
+    work = f"--config.work={tmp_path / 'work'}"
+    flags = [f"--config.counts.{k}={v}" for k, v in SMALL.items()]
+    files, digest = gcs.run(TO_A_BUCKET, f"{gcs.bucket}/corpora/small", CONFIG, work, *flags).splitlines()[-2:]
+    run(tmp_path / "here", work)
+    assert files.split() == sorted(artifact.read_manifest(tmp_path / "here")["files"])
+    assert digest == storage.sha256(tmp_path / "here" / "documents.jsonl")

@@ -23,10 +23,11 @@ SERVER = {"seed": 3, "responder": "data_gen.api.offline:reply", "retry_after": 0
 def test_every_document_is_there_and_every_bill_in_the_ledger(tmp_path, batch):
     more = ["--config.batch=('ideas', 'documents')", "--config.api.batch_requests=60"] if batch else []
     server = SERVER | {"faults": 0.15, "batch_seconds": 0.1}
-    made = generation.run(tmp_path, 100, 1, random.Random(1), server, *more)
+    made = generation.run(tmp_path, 100, 1, random.Random(1), server, "--config.judge.sample=4", *more)
     assert made.starts == 2
     assert generation.differences(made, None) == []
     assert sum(made.books["faults"].values()) > 10
+    assert sum(row["stage"] == "claims" and row["outcome"] == "answered" for row in made.ledger) == 4
     if batch:
         assert {row["mode"] for row in made.ledger} == {"direct", "batch"}
         assert all(row["batch"] for row in made.documents.values())
