@@ -208,14 +208,14 @@ def _finish_phase(made: Generation, outline: Outline, store: Store, work: Path, 
     phase = made.config.phase
     limits = made.limits[phase]
     summary = corpus_artefact.summary(made, outline, limits)
-    cost = projection.measure(store.ledger()).get("documents")
+    cost = projection.measure(store.ledger()).get("documents", projection.Measured()).all.cost
     report: dict[str, Any] = {
         "phase": phase,
         "identity": made.identity(),
         "counts": dataclasses.asdict(made.counts),
         "limits": dataclasses.asdict(limits),
         **summary,
-        "kept_per_usd": summary["kept"] / cost.cost if cost and cost.cost else 0.0,
+        "kept_per_usd": summary["kept"] / cost if cost else 0.0,
         "projected": [dataclasses.asdict(row) for row in before],
         "spent_usd": store.money()[0],
         "stages": store.totals(),

@@ -29,14 +29,41 @@ class Expected:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """Of one stage so far: nodes asked for, and totals over all their answered requests."""
+class Way:
+    """Totals over answered requests of one stage that went one way, directly or through batches."""
 
-    nodes: int
-    requests: int
-    batched: int  # of the requests
-    usage: Usage
-    cost: float
+    requests: int = 0
+    usage: Usage = dataclasses.field(default_factory=Usage)
+    cost: float = 0.0
+
+    def __add__(self, other: "Way") -> "Way":
+        return Way(self.requests + other.requests, _sum(self.usage, other.usage), self.cost + other.cost)
+
+    def next(self) -> Usage:
+        """What another request is expected to use: the mean, but the first prompt of a cache is written only once."""
+        usage, n = self.usage, self.requests
+        written = usage.cache_write_5m + usage.cache_write_1h
+        once = min(written, round((usage.cache_read + written) / n))  # one prompt's cacheable tokens
+        mean = _scaled(usage, 1 / n)
+        if n < 2 or not once:
+            return dataclasses.replace(mean, cache_read=mean.prompt - mean.input, cache_write_5m=0, cache_write_1h=0)
+        missed = (written - once) / (usage.cache_read + written - once)
+        cacheable = mean.prompt - mean.input
+        again = round(cacheable * missed)
+        return dataclasses.replace(mean, cache_read=cacheable - again, cache_write_5m=0, cache_write_1h=again)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Of one stage so far: nodes asked for, and what their questions used."""
+
+    nodes: int = 0
+    direct: Way = dataclasses.field(default_factory=Way)
+    batch: Way = dataclasses.field(default_factory=Way)
+
+    @property
+    def all(self) -> Way:
+        return self.direct + self.batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +113,14 @@ def project(
     rows = []
     for stage, wanted in nodes.items():
         want, have = expected[stage], measured.get(stage)
-        done = min(have.nodes, wanted) if have else 0
-        left = wanted - done
-        if have and have.requests >= 1:
-            per_node = have.requests / have.nodes
-            mean = _scaled(have.usage, 1 / have.requests)
-            each = have.cost / have.requests
-            if want.batch != (have.batched * 2 > have.requests):
-                each *= prices.terms(want.model, mean.prompt, day).batch ** (1 if want.batch else -1)
-            basis = f"measured on {have.requests}"
+        so_far = have.all if have else Way()
+        left = wanted - min(have.nodes, wanted) if have else wanted
+        if have and so_far.requests:
+            per_node = so_far.requests / have.nodes
+            same = have.batch if want.batch else have.direct
+            mean = (same if same.requests else so_far).next()
+            each = prices.price(want.model, mean, want.batch, day)
+            basis = f"measured on {so_far.requests}"
         else:
             per_node = float(rounds[stage])
             first, mean = _assumed(want, prices, batch_hits)
@@ -102,17 +128,16 @@ def project(
             basis = "assumed"
             if wanted:  # the one that fills the cache
                 each += (prices.price(want.model, first, want.batch, day) - each) / max(wanted * per_node, 1)
-        requests = (have.requests if have else 0) + round(left * per_node)
-        more = requests - (have.requests if have else 0)
-        total = _sum(have.usage if have else Usage(), _scaled(mean, more))
-        usd = (have.cost if have else 0.0) + more * each
+        more = round(left * per_node)
+        total = _sum(so_far.usage, _scaled(mean, more))
+        usd = so_far.cost + more * each
         rows.append(
             Row(
                 stage,
                 want.model,
                 want.batch,
                 wanted,
-                requests,
+                so_far.requests + more,
                 total.prompt,
                 total.cache_read,
                 total.output,
@@ -171,14 +196,10 @@ def measure(ledger: Iterable[Mapping[str, Any]]) -> dict[str, Measured]:
     for row in ledger:
         if row["outcome"] != "answered":
             continue
-        have = found.get(row["stage"], Measured(0, 0, 0, Usage(), 0.0))
+        have = found.get(row["stage"], Measured())
         first = row["key"].endswith(("_r0", "_a0")) or "_" not in row["key"]  # a judge is asked once
         usage = Usage(**{field.name: row[field.name] for field in dataclasses.fields(Usage)})
-        found[row["stage"]] = Measured(
-            have.nodes + first,
-            have.requests + 1,
-            have.batched + (row["mode"] == "batch"),
-            _sum(have.usage, usage),
-            have.cost + row["cost"],
-        )
+        way = "batch" if row["mode"] == "batch" else "direct"
+        more = getattr(have, way) + Way(1, usage, row["cost"])
+        found[row["stage"]] = dataclasses.replace(have, nodes=have.nodes + first, **{way: more})
     return found

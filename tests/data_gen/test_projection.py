@@ -8,7 +8,7 @@ from data_gen import projection
 from data_gen.api.prices import Prices
 from data_gen.api.request import Usage
 from data_gen.outline import Counts, Limits
-from data_gen.projection import Expected, Measured
+from data_gen.projection import Expected, Measured, Way
 
 COUNTS = Counts(domains=8, topics=9, assertions=8, kinds=10, ideas=20)
 DAY = datetime.date(2026, 11, 21)
@@ -56,17 +56,28 @@ def test_an_assumed_stage_by_hand():
 
 
 def test_a_measured_stage_goes_on_as_it_was():
-    """25 nodes took 30 requests: 75 more nodes take 90, each at the mean cost, halved where they go through batches."""
-    measured = Measured(25, 30, 0, Usage(input=6_000, output=15_000), 0.6)
+    """25 nodes took 30 requests: 75 more take 90, each like the mean (200 in, 500 out), at half the price in batches."""
+    way = Way(30, Usage(input=6_000, output=15_000), 0.6)
+    measured = Measured(25, direct=way)
+    each = 200 * 4e-6 + 500 * 20e-6
     expected = Expected(OPUS, batch=False, system=0, user=9, output=9, cacheable=False)
     found = row(expected, measured=measured)
     assert (found.requests, found.output_tokens) == (120, 60_000)
-    assert found.usd == pytest.approx(2.4)
+    assert found.usd == pytest.approx(0.6 + 90 * each)
     assert found.basis == "measured on 30"
     batch = row(Expected(OPUS, batch=True, system=0, user=9, output=9, cacheable=False), measured=measured)
-    assert batch.usd == pytest.approx(0.6 + 90 * 0.01)
+    assert batch.usd == pytest.approx(0.6 + 90 * each / 2)
     done = row(expected, nodes=20, measured=measured)
     assert (done.requests, done.usd) == (30, 0.6)
+
+
+def test_the_first_prompt_of_a_cache_is_written_once():
+    """Ten requests with 1,000 cacheable tokens: one writes them, then all read; or two more miss."""
+    once = Way(10, Usage(input=500, cache_read=9_000, cache_write_1h=1_000, output=100), 1.0)
+    assert once.next() == Usage(input=50, cache_read=1_000, output=10)
+    misses = Way(10, Usage(input=500, cache_read=6_000, cache_write_1h=4_000, output=100), 1.0)
+    assert misses.next() == Usage(input=50, cache_read=667, cache_write_1h=333, output=10)
+    assert Way(1, Usage(input=50, cache_write_1h=1_000, output=10), 0.1).next() == once.next()
 
 
 def test_measure_reads_the_ledger():
@@ -80,7 +91,9 @@ def test_measure_reads_the_ledger():
         base | {"key": "ideas_d01-s01-t10_r0", "stage": "ideas"},
     ]
     found = projection.measure(ledger)
-    assert found["documents"] == Measured(1, 2, 1, Usage(20, 10, 0, 2, 14), 1.0)
+    one = Way(1, Usage(**usage), 0.5)
+    assert found["documents"] == Measured(1, direct=one, batch=one)
+    assert found["documents"].all == Way(2, Usage(20, 10, 0, 2, 14), 1.0)
     assert found["ideas"].nodes == 1
 
 
