@@ -5,18 +5,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_gen import pools, spec, stages
+from data_gen import phases, pools, spec, stages
 from data_gen.api.prices import PRICES, Prices
 from data_gen.outline import Counts, Limits, Outline, Stage
 from data_gen.projection import Expected, nodes_of
 from data_gen.spec import Spec
 from data_gen.work import Answers
-from msm_jax import artifact, storage
+from msm_jax import artifact
 from msm_jax.cli import UserError
 
 JUDGE = "claims"  # the stage that reads a sample of the documents
-PHASES = ("probe", "pilot", "full")
-PROVIDERS = ("anthropic", "openai", "offline")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,21 +94,18 @@ class Generation:
         ideas = -(-self.counts.ideas // min(self.config.ideas_at_once, self.counts.ideas))
         return {name: ideas if name == "ideas" else 1 for name in (*self.stages, JUDGE)}
 
-    def expected(self, phase: str, outline: Outline) -> dict[str, Expected]:
+    def expected(self, phase: str) -> dict[str, Expected]:
+        outline = self.outline(lambda key: None)
         batched, caches = self.batched(phase), self.config.api.provider == "anthropic"
         found = {}
         for name, stage in self.stages.items():
             settings = self.config.stages[name]
-            model, system = self.price_of(stage.model), len(outline.system(name))
+            model, system = phases.price_of(self.config, stage.model), len(outline.system(name))
             user, output = settings.expect_user, settings.expect_output
             found[name] = Expected(model, name in batched, system, user, output, caches)
         judge = self.config.judge
-        model, system = self.price_of(judge.model or self.config.api.model), len(self.specs[0].text)
+        model, system = phases.price_of(self.config, judge.model or self.config.api.model), len(self.specs[0].text)
         return found | {JUDGE: Expected(model, False, system, judge.expect_user, judge.expect_output, caches)}
-
-    def price_of(self, model: str) -> str:
-        """The price file's entry for a model."""
-        return model if self.config.api.provider == "anthropic" else "local"
 
     def identity(self) -> dict[str, Any]:
         """What a work directory is of: its answers are for these questions and no others. Counts may grow."""
@@ -155,19 +150,7 @@ def _check(config: ConfigDict) -> None:
         for key, value in config[phase].items():
             if value < 0:
                 raise UserError(f"config.{phase}.{key} = {value}: must be 0 (all) or more")
-    if config.phase not in PHASES:
-        raise UserError(f"config.phase = {config.phase!r}: must be {', '.join(PHASES[:-1])} or {PHASES[-1]}")
-    if config.api.provider not in PROVIDERS:
-        raise UserError(
-            f"config.api.provider = {config.api.provider!r}: must be {', '.join(PROVIDERS[:-1])} or offline"
-        )
-    for key in ("cap_usd", "ask_above_usd", "yield_fraction"):
-        if not config.api[key] >= 0:
-            raise UserError(f"config.api.{key} = {config.api[key]}: must be 0 or more")
-    if not config.work and storage.is_remote(config.out):
-        raise UserError(f"config.out = {config.out}: name a local directory for the work, as --config.work=runs/work")
-    if config.work and storage.is_remote(config.work):
-        raise UserError(f"config.work = {config.work}: must be on a local disk; config.out may be in a bucket")
+    phases.check_settings(config)
 
 
 def _check_specs(specs: tuple[Spec, ...]) -> None:

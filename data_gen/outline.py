@@ -180,7 +180,7 @@ class Outline:
 
     def domains(self) -> Listing[Domain]:
         ids_field = "rules" if self.rules else "sections"
-        schema = _schema("domains", {"name": _STRING, ids_field: _ids_schema(self._ids)})
+        schema = listed("domains", {"name": _STRING, ids_field: _ids_schema(self._ids)})
 
         def read(item: Any, key: str) -> tuple[None, Domain]:
             name = reading.line(item, "name", NAME)
@@ -204,7 +204,7 @@ class Outline:
 
     def topics(self, domain: Domain) -> Listing[Topic]:
         """Of a spec of prose; the topics of rules are there without asking."""
-        schema = _schema("subdomains", {"name": _STRING, "context": _STRING, "sections": _ids_schema(self._ids)})
+        schema = listed("subdomains", {"name": _STRING, "context": _STRING, "sections": _ids_schema(self._ids)})
 
         def read(item: Any, key: str) -> tuple[None, Topic]:
             name, context = reading.line(item, "name", NAME), reading.prose(item, "context", SENTENCES)
@@ -231,7 +231,7 @@ class Outline:
 
     def assertions(self, topic: Topic, variant: int) -> Listing[Assertion]:
         """Of a topic by one of the specs."""
-        schema = _schema("assertions", {"statement": _STRING, "explanation": _STRING})
+        schema = listed("assertions", {"statement": _STRING, "explanation": _STRING})
         sections: dict[str, Section] = {section.id: section for section in self.specs[variant].sections}
 
         def read(item: Any, key: str) -> tuple[None, Assertion]:
@@ -258,7 +258,7 @@ class Outline:
 
     def kinds(self, topic: Topic, shared: Sequence[Assertion]) -> Listing[Kind]:
         """shared: the assertions, where there is one spec only; variants have none in common."""
-        schema = _schema("types", {"name": _STRING, "description": _STRING})
+        schema = listed("types", {"name": _STRING, "description": _STRING})
 
         def read(item: Any, key: str) -> tuple[None, Kind]:
             name, description = reading.line(item, "name", NAME), reading.prose(item, "description", SENTENCES)
@@ -273,7 +273,7 @@ class Outline:
         return Listing(topic.id, "types", "types", n, n, self._tries, ask, read, lambda k: k.name)
 
     def ideas(self, kind: Kind, shared: Sequence[Assertion]) -> Listing[Idea]:
-        schema = _schema("ideas", {"voice": {"type": "integer"}, "title": _STRING, "idea": _STRING})
+        schema = listed("ideas", {"voice": {"type": "integer"}, "title": _STRING, "idea": _STRING})
 
         def voice(slot: int) -> Voice:
             return pools.voice(self.seed, f"{kind.id}-i{slot + 1:02d}")
@@ -356,7 +356,7 @@ def _ids_schema(ids: tuple[str, ...]) -> dict[str, Any]:
     return {"type": "array", "items": {"type": "string", "enum": list(ids)}}
 
 
-def _schema(field: str, properties: dict[str, Any]) -> dict[str, Any]:
+def listed(field: str, properties: dict[str, Any]) -> dict[str, Any]:
     """{field: [{…}]}. The same for all questions of a stage, however many items they want: caches depend on it."""
     item = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
     return {

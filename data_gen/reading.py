@@ -14,7 +14,7 @@ _STOPS = {
     Stop.CONTEXT: "context window full",
     Stop.OTHER: "stopped for an unknown reason",
 }
-_TAG = re.compile(r"</?(?:plan|document)>")
+_CONTROL_TOKEN = re.compile(r"</?think>|<\|[^|<>\n]{1,40}\|>")  # what a chat template would take for its own
 
 
 class Rejected(Exception):  # noqa: N818 (a verdict, no fault)
@@ -67,19 +67,46 @@ def ids(item: Any, field: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 def document_of(reply: Reply, least: int) -> str:
     """What stands in <document>, after the plan. Raises Rejected, also where it has fewer than `least` characters."""
+    return tagged(reply, ("plan", "document"), least)["document"]
+
+
+def turn_of(reply: Reply, names: tuple[str, ...], least: int) -> dict[str, str]:
+    """As `tagged`, of a chat's turn: text outside the tags, or that reads like a control token, is Rejected too."""
+    found = tagged(reply, names, least)
+    if re.sub(rf"<({'|'.join(names)})>.*?</\1>", "", reply.text, flags=re.DOTALL).strip():
+        raise Rejected("text outside the tags")
+    if any(map(has_control_tokens, found.values())):
+        raise Rejected("control tokens of a chat")
+    return found
+
+
+def has_control_tokens(text: str) -> bool:
+    """Does it hold text that a chat template would take for its own?"""
+    return _CONTROL_TOKEN.search(text) is not None
+
+
+def tagged(reply: Reply, names: tuple[str, ...], least: int) -> dict[str, str]:
+    """What stands in each of the tags, which come once, in this order, with nothing after the last.
+
+    Raises Rejected, also where a part is empty or the last has fewer than `least` characters.
+    """
     text = text_of(reply)
-    tags = [match[0] for match in _TAG.finditer(text)]
-    if tags != ["<plan>", "</plan>", "<document>", "</document>"]:
-        missing = [t for t in ("<plan>", "</plan>", "<document>", "</document>") if t not in tags]
+    wanted = [tag for name in names for tag in (f"<{name}>", f"</{name}>")]
+    tags = re.findall(f"</?(?:{'|'.join(names)})>", text)
+    if tags != wanted:
+        missing = [tag for tag in wanted if tag not in tags]
         raise Rejected(f"no {missing[0]} tag" if missing else "tags out of order or repeated")
-    if not text.rstrip().endswith("</document>"):
-        raise Rejected("text after </document>")
-    body = unicodedata.normalize("NFC", text[text.index("<document>") + 10 : text.rindex("</document>")].strip())
-    if len(body) < least:
+    if not text.rstrip().endswith(wanted[-1]):
+        raise Rejected(f"text after {wanted[-1]}")
+    found = {}
+    for name in names:
+        part = text[text.index(f"<{name}>") + len(name) + 2 : text.index(f"</{name}>")]
+        found[name] = unicodedata.normalize("NFC", part.strip())
+    if len(found[names[-1]]) < least or not all(found.values()):
         raise Rejected("too short")
-    if _has_controls(body, "\n\t"):
+    if any(_has_controls(found[name], "\n\t") for name in names if name != "plan"):
         raise Rejected("control characters")
-    return body
+    return found
 
 
 def alike(text: str) -> str:
@@ -100,8 +127,8 @@ def _checked(item: Any, field: str, most: int, allowed: str) -> str:
 
 
 def _has_controls(text: str, allowed: str) -> bool:
-    """Cc: control characters, Cf: invisible format characters such as a reversal of the writing direction."""
-    return any(unicodedata.category(c) in ("Cc", "Cs") or c in _INVISIBLE for c in text if c not in allowed)
+    """Control characters, half surrogate pairs, invisible characters such as a reversal of the writing direction."""
+    return any(match[0] not in allowed for match in _ODD.finditer(text))
 
 
-_INVISIBLE = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")

@@ -71,7 +71,7 @@ def run(root: Path, documents: int, kills: int, rng: random.Random, server: dict
         while True:
             child = subprocess.Popen(command(out, counts, *more), cwd=ROOT, env=env, stdout=err, stderr=err)
             starts += 1
-            if kills and _killed(child, served, rng):
+            if kills and killed(child, served, rng):
                 kills -= 1
                 continue
             if child.wait() != 0:
@@ -86,7 +86,7 @@ def run(root: Path, documents: int, kills: int, rng: random.Random, server: dict
     return Made(found, rejects, ledger, books, documents, starts, time.monotonic() - began)
 
 
-def _killed(child: "subprocess.Popen[bytes]", served: Server, rng: random.Random) -> bool:
+def killed(child: "subprocess.Popen[bytes]", served: Server, rng: random.Random) -> bool:
     """Waits until some answers were billed to this start, a number that is drawn, then kills. False: it ended before."""
     before = len(served.books()["billed"])
     wanted = before + int(rng.paretovariate(0.7) * 5) - 5
@@ -173,8 +173,8 @@ def report(name: str, made: Made) -> None:
         usage.update({key: row[key] for key in ("cache_read", "cache_write_5m", "cache_write_1h")})
     cacheable = sum(usage.values())
     print(
-        f"{name}: {made.starts} starts, {made.seconds:.0f} s, {len(made.documents)} documents, "
-        f"{sum(row['documents'] for row in made.rejects)} rejected; {billed} billed; ledger {dict(outcomes)}; "
+        f"{name}: {made.starts} starts, {made.seconds:.0f} s, {len(made.documents)} made, "
+        f"{sum(row.get('documents', 1) for row in made.rejects)} rejected; {billed} billed; ledger {dict(outcomes)}; "
         f"{twice} paid again; faults {made.books['faults']}; cache hits "
         f"{usage['cache_read'] / cacheable if cacheable else 0:.4f} of {cacheable:,} cacheable tokens"
     )
