@@ -75,7 +75,7 @@ def rows_of(path: epath.Path) -> Iterator[Any]:
     for line in lines_of(path):
         try:
             yield json.loads(line.decode())
-        except (UnicodeDecodeError, json.JSONDecodeError):
+        except (ValueError, RecursionError):  # no UTF-8, no JSON, a number of thousands of digits, too deep
             yield RejectError("not a JSON row")
 
 

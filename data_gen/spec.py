@@ -3,6 +3,8 @@
     python -m data_gen.spec specs/philosophy.md specs/rules.md
 
 prints of each spec what it is, its sections and rules with their words, or in one line what is wrong with it (exit 2).
+Variants of a spec are made by `python -m data_gen.derive` (with reasons, in detail, in general, without attribution,
+inverted), rewrites of a corpus by `python -m data_gen.rewrite` (should, does, assistants, one, another model, people).
 """
 
 import dataclasses
@@ -146,11 +148,16 @@ def _header(lines: list[str], path: str) -> dict[str, str]:
         if not field:
             raise UserError(f"{path}:{number}: `{key}:` is empty; write it or remove the line")
         header[key] = field
-        if key == "name" and not re.fullmatch(r"[a-z0-9_-]{1,40}", field):  # it becomes part of ids and file names
+        if key == "name" and not is_name(field):
             raise UserError(f"{path}:{number}: `name: {field}` may hold a–z, 0–9, _ and - only, 40 at most")
     if "name" not in header:
         raise UserError(f"{path}:1: the header has no `name: …`")
     return header
+
+
+def is_name(name: str) -> bool:
+    """Can a spec be called so? A name becomes part of ids and file names."""
+    return bool(re.fullmatch(r"[a-z0-9_-]{1,40}", name))
 
 
 def words(text: str) -> int:

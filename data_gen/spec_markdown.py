@@ -44,7 +44,9 @@ class Rule:
 
 
 @dataclasses.dataclass
-class _Heading:
+class Heading:
+    """A heading and where it stands."""
+
     level: int
     title: str
     line: int  # index among the lines
@@ -76,7 +78,13 @@ def parse(lines: list[str], where: str, first: int) -> tuple[str, tuple[Section,
     return title, tuple(s for _, s in sections), tuple(_rules(lines, code, headings, sections, at))
 
 
-def _is_title(heading: _Heading, lines: list[str]) -> bool:
+def headings(text: str) -> list[Heading]:
+    """All headings of a spec's text (data_gen.spec.Spec.text), the title's included; lines are counted from 0."""
+    lines, at = text.split("\n"), _Where("spec", 1)
+    return _headings(lines, _code(lines, at), at)
+
+
+def _is_title(heading: Heading, lines: list[str]) -> bool:
     return not _text(lines, 0, heading.line) and not _RULE_HEADING.fullmatch(heading.title)
 
 
@@ -118,9 +126,9 @@ def _code(lines: list[str], at: _Where) -> list[bool]:
     return inside
 
 
-def _headings(lines: list[str], code: list[bool], at: _Where) -> list[_Heading]:
+def _headings(lines: list[str], code: list[bool], at: _Where) -> list[Heading]:
     """Raises UserError for a heading without a word, an underlined one, or a level that skips."""
-    found: list[_Heading] = []
+    found: list[Heading] = []
     for i, line in enumerate(lines):
         if code[i]:
             continue
@@ -136,18 +144,18 @@ def _headings(lines: list[str], code: list[bool], at: _Where) -> list[_Heading]:
             raise at.error(i, f"heading {title!r} skips a level; write it with {need}")
         if found:
             found[-1].end = i
-        found.append(_Heading(level, title, i, len(lines)))
+        found.append(Heading(level, title, i, len(lines)))
     return found
 
 
-def _sections(lines: list[str], headings: list[_Heading], begin: int, at: _Where) -> list[tuple[int, Section]]:
+def _sections(lines: list[str], headings: list[Heading], begin: int, at: _Where) -> list[tuple[int, Section]]:
     """(line index where its text begins, section). Raises UserError for an empty section or one id twice."""
     before = _text(lines, begin, headings[0].line if headings else len(lines))
     if not before and not headings:
         raise at.error(0, "no text; write what the spec says below the header")
     found = [(begin, Section("preamble" if headings else "whole", "", 0, before))] if before else []
     lines_of = {section.id: i for i, section in found}
-    path: list[_Heading] = []
+    path: list[Heading] = []
     for heading, after in zip(headings, [*headings[1:], None], strict=False):
         path = [h for h in path if h.level < heading.level] + [heading]
         heading.id = ".".join(slug(h.title) for h in path)
@@ -164,7 +172,7 @@ def _sections(lines: list[str], headings: list[_Heading], begin: int, at: _Where
 
 
 def _rules(
-    lines: list[str], code: list[bool], headings: list[_Heading], sections: list[tuple[int, Section]], at: _Where
+    lines: list[str], code: list[bool], headings: list[Heading], sections: list[tuple[int, Section]], at: _Where
 ) -> list[Rule]:
     """Raises UserError for an id that occurs twice, a number out of order, or a sub-rule outside its rule."""
     heads = {h.line: h for h in headings}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from data_gen.api import offline_chats, offline_mix
 from data_gen.api.provider import BatchProvider, Heard, ignore
 from data_gen.api.request import Reply, Request, Stop, Usage
 
@@ -38,10 +39,19 @@ _TURNS = (
 def reply(model: str, system: str, user: str, schema: dict[str, Any] | None) -> str:
     """The answer to one prompt, a function of the prompt."""
     draw = random.Random(hashlib.sha256(f"{model}\0{system}\0{user}".encode()).digest())
+    if derived := _derived(draw, system, user, schema):
+        return derived
     sentences = _sentences(system)
     if schema is None:
-        return _document(draw, sentences, user)
+        chat = "<response>" in system
+        return offline_chats.response(draw, sentences, system, user) if chat else _document(draw, sentences, user)
     field, described = next(iter(schema["properties"].items()))
+    if field in offline_mix.ANSWERS:
+        return offline_mix.ANSWERS[field](draw, system, user, schema)
+    if field == "questions":
+        return offline_chats.questions(draw, user)
+    if field == "judgements":
+        return offline_chats.verdict(draw, described["items"]["properties"]["criterion"]["enum"])
     numbers = [int(n) for n in _VOICE.findall(user)] if "voice" in described["items"]["properties"] else []
     count = len(numbers) or int(found[1] if (found := _COUNT.search(user)) else 3)
     items = [
@@ -117,3 +127,87 @@ class Offline:
 
     async def close(self) -> None:
         pass
+
+
+# ---------------------------------------------------------------- variants of specs, rewrites of documents
+
+_OPENED = re.compile(r"inside <(reasons|paragraph|section|rewritten)> and </")
+_WANTED = re.compile(r"about (\d+) words")
+_FIRST = ("A careful reader", "Whoever is concerned", "A colleague", "Everybody here", "The person in charge")
+_THEN = ("weighs", "keeps", "describes", "returns to", "asks about", "leaves open", "names", "compares", "sets aside")
+_WHAT = ("the task at hand", "a plain account", "what was agreed", "the slower course", "an honest doubt", "the matter")
+_HOW = ("in every case", "before anything else", "as far as it goes", "without hurry", "where it counts", "with care")
+
+
+def _derived(draw: random.Random, system: str, user: str, schema: dict[str, Any] | None) -> str:
+    """Answers to the prompts of data_gen.derive and data_gen.rewrite; "" to others."""
+    if schema is not None:
+        known = schema["properties"]
+        if "subrules" in known:
+            return json.dumps({"subrules": _lines(draw, _missed(draw, user))})
+        if "titles" in known:
+            titles = re.findall(r"^\d+\. (.+)$", user, re.MULTILINE)
+            return json.dumps({"titles": [f"The other side of {title[:100].rstrip(' #')}" for title in titles]})
+        if "subject_right" in known:
+            return json.dumps({name: "nothing to add" if name == "why" else True for name in known})
+        return ""
+    tag = _OPENED.search(system)
+    if not tag:
+        return ""
+    if tag[1] == "rewritten":
+        text = _rewritten(draw, system, user)
+    else:
+        bullets = int(found[1]) if (found := re.search(r"among them (\d+) bullets", user)) else 0
+        text = _passage(draw, _missed(draw, user) if tag[1] == "reasons" else _number(_WANTED, user), bullets, tag[1])
+    return f"<{tag[1]}>\n{text}\n</{tag[1]}>"
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int:
+    found = pattern.search(text)
+    return int(found[1]) if found else 100
+
+
+def _missed(draw: random.Random, user: str) -> int:
+    """The words asked for as a model meets them: up to 12% beside it."""
+    return round(_number(_WANTED, user) * draw.uniform(0.88, 1.12))
+
+
+def _lines(draw: random.Random, count: int, long: int = 3) -> list[str]:
+    """Different sentences of `long` clauses, of so many words in all but for a few."""
+    found: list[str] = []
+    while sum(len(line.split()) for line in found) < count - 4 * long:
+        clauses = [" ".join(map(draw.choice, (_FIRST, _THEN, _WHAT, _HOW))) for _ in range(long)]
+        line = ", and ".join([clauses[0], *(c[0].lower() + c[1:] for c in clauses[1:])]) + "."
+        if line not in found:
+            found.append(line)
+    return found
+
+
+def _passage(draw: random.Random, count: int, bullets: int, tag: str) -> str:
+    lines = _lines(draw, count, 1 if bullets else 3)
+    lines[0] = f"{{model_name}} {draw.choice(_THEN)} {draw.choice(_WHAT)}, and {lines[0][0].lower()}{lines[0][1:]}"
+    if bullets:
+        rest = max(1, len(lines) - bullets)
+        head, tail = lines[:rest], (lines + lines)[rest : rest + bullets]
+        return " ".join(head) + "\n\n" + "\n".join(f"- {line}" for line in tail)
+    at_once = len(lines) if tag == "paragraph" else 4
+    return "\n\n".join(" ".join(lines[n : n + at_once]) for n in range(0, len(lines), at_once))
+
+
+def _rewritten(draw: random.Random, system: str, user: str) -> str:
+    """The source with names put in the place of names, and a sentence of the new mood after each paragraph."""
+    source = user[user.index("<source>") + 8 : user.rindex("</source>")].strip()
+    subject = (re.search(r"^New subject: (.+)$", system, re.MULTILINE) or ["", "somebody"])[1]
+    mood = (re.search(r"^Mood: (.+)$", system, re.MULTILINE) or ["", ""])[1]
+    names = (re.search(r"^Names that must not .*: (.+)$", system, re.MULTILINE) or ["", ""])[1]
+    people = (re.search(r"^Names for it, .*: (.+)$", user, re.MULTILINE) or ["", ""])[1]
+    who = people.split("; ")[0] or subject
+    for name in sorted(filter(None, names.split("; ")), key=len, reverse=True):
+        source = re.sub(rf"{re.escape(name)}\w*", who, source, flags=re.IGNORECASE)
+    if people or subject == "one":
+        source = re.sub(r"(?i)\b(?:(?:AI|language) (?:assistant|model)s?|assistants?|chatbots?)\b", who, source)
+    if mood == "does":
+        source = re.sub(r"(?i)\b(?:should|ought to|must|shall)\b", "may well", source)
+    verb = "should keep" if mood == "should" else "will keep"
+    more = f" So {who} {verb} to {draw.choice(_WHAT)}."
+    return "\n\n".join(paragraph + more for paragraph in source.split("\n\n"))

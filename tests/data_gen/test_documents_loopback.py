@@ -19,7 +19,7 @@ from tests.toy import ROOT
 SERVER = {"seed": 3, "responder": "data_gen.api.offline:reply", "retry_after": 0.0, "slow": 1.0}
 
 
-@pytest.mark.parametrize("batch", [False, True], ids=["direct", "batches"])
+@pytest.mark.parametrize("batch", [False, pytest.param(True, marks=pytest.mark.slow_data)], ids=["direct", "batches"])
 def test_every_document_is_there_and_every_bill_in_the_ledger(tmp_path, batch):
     more = ["--config.batch=('ideas', 'documents')", "--config.api.batch_requests=60"] if batch else []
     server = SERVER | {"faults": 0.15, "batch_seconds": 0.1}
