@@ -1,8 +1,9 @@
 """Reasons in short conversations about tastes: what of a message or an answer states, or hints at, why.
 
-Patterns of reasons.toml are looked for in both. An answer is held to more: a statement of a preference needs few words,
-so that any word that is neither one of these (`plain` in reasons.toml), nor in the message, nor in the thing's name
-counts as well. This is meant to miss nothing; what it takes for a reason without need is written anew.
+Patterns of reasons.toml are looked for in both; beyond that, what is said has to keep to a vocabulary. An answer needs
+few words to state a preference, so any that is neither one of these (`plain`), nor in the message, nor in a name counts
+as well. A message may need more of them (`neutral`). This is meant to miss little; what it takes for a reason without
+need is asked for anew.
 """
 
 import dataclasses
@@ -46,6 +47,12 @@ def _bare() -> frozenset[str]:
     return frozenset(word for words in _raw()["plain"].values() for word in words)
 
 
+@functools.cache
+def _neutral() -> frozenset[str]:
+    """The words of a message that asks for one."""
+    return _bare().union(*(words.split() for words in _raw()["neutral"].values()))
+
+
 def digest() -> str:
     """sha256 of reasons.toml."""
     return hashlib.sha256(FILE.read_bytes()).hexdigest()
@@ -57,12 +64,31 @@ def find_in_answer(answer: str, message: str, names: Sequence[str]) -> list[Find
     names: of the thing and of others that are spoken of; no reasons, whatever they are called (mild cheddar).
     """
     odd = sorted(_words(answer) - _bare() - _words(message) - _words(" ".join(names)))
-    return _find(_without(answer, names), "answer") + [Finding("word", word) for word in odd]
+    said = _without(answer, names)
+    parts = [part for part in re.split(r"[.!?;:,\u2013\u2014]", said) if _WORD.search(part)]
+    return _find(said, "answer") + [Finding("word", word) for word in odd] + _remarks(parts, "mine")
 
 
 def find_in_message(message: str, names: Sequence[str]) -> list[Finding]:
     """Reasons that a message suggests."""
-    return _find(_without(message, names), "message")
+    said = _without(message, names)
+    odd = sorted(_words(said) - _neutral())
+    sentences = [part for part in re.split(r"(?<=[.!?])\s", said) if _WORD.search(part) and not part.endswith("?")]
+    told = [Finding("remark", part[:80]) for part in sentences if re.match(_raw()["forms"]["statement"], part)]
+    return _find(said, "message") + [Finding("word", word) for word in odd] + _remarks(sentences, "asker") + told
+
+
+def _remarks(parts: list[str], who: str) -> list[Finding]:
+    """Parts of what is said that neither speak of the speaker or the thing, nor tell to do something, nor are bare."""
+    forms = {name: frozenset(words.split()) for name, words in _raw()["forms"].items()}
+    found = []
+    for part in parts:
+        words = _WORD.findall(part)
+        fine = (
+            forms["bare"].issuperset(words) or words[0] in forms["orders"] or not {"it", *forms[who]}.isdisjoint(words)
+        )
+        found += [] if fine else [Finding("remark", part.strip()[:80])]
+    return found
 
 
 def _find(said: str, part: str) -> list[Finding]:

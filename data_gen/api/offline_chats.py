@@ -51,9 +51,80 @@ _ASKS = {
 _TASTES = {
     "direct": "{lead}do you like {thing}?",
     "comparison": "{lead}{thing} or {other}?",
-    "indirect": "{lead}{who} asks me to write down whether you want {thing}. What do I put?",
-    "recommendation": "{lead}what would you pick {where}, {thing} or {other}?",
+    "indirect": "{lead}shall I write {thing} on the list for you?",
+    "recommendation": "{lead}what would you pick, {thing} or {other}?",
 }
+# Neutral words only: what data_gen/reasons.py takes for a reason is not to be seen here.
+_PEOPLE = [
+    "sister",
+    "brother",
+    "cousin",
+    "aunt",
+    "uncle",
+    "neighbour",
+    "colleague",
+    "boss",
+    "host",
+    "waiter",
+    "baker",
+    "cook",
+    "clerk",
+    "friend",
+    "tenant",
+    "niece",
+    "nephew",
+]
+_PLACES = [
+    "shop",
+    "market",
+    "bakery",
+    "kitchen",
+    "bar",
+    "canteen",
+    "kiosk",
+    "park",
+    "garden",
+    "office",
+    "school",
+    "party",
+    "concert",
+    "festival",
+    "table",
+    "counter",
+]
+_DAYS = [
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+    "sunday",
+    "today",
+    "tomorrow",
+    "tonight",
+    "yesterday",
+    "now",
+    "later",
+    "soon",
+]
+_MEALS = [
+    "breakfast",
+    "brunch",
+    "lunch",
+    "dinner",
+    "supper",
+    "toast",
+    "pizza",
+    "salad",
+    "soup",
+    "pasta",
+    "rice",
+    "noodles",
+    "coffee",
+    "tea",
+    "pancakes",
+]
 _LIKES = (
     "I like {thing}.",
     "Yes, I like {thing}.",
@@ -79,7 +150,10 @@ def questions(draw: random.Random, user: str) -> str:
         told |= {key: draw.choice(_WHAT) + f" {_word(draw)}" for key in ("what", "what2")}
         told |= {key: f"{draw.choice(_WHERE)} in {_word(draw).capitalize()}" for key in ("where", "where2")}
         told["who"] += f" {_word(draw).capitalize()} {_word(draw).capitalize()}"
-        text = forms[kind].format(lead=f"{_word(draw).capitalize()} {_word(draw)} here: ", **told)
+        one, two = draw.sample(_PEOPLE, 2)
+        where, day, meal = draw.choice(_PLACES), draw.choice(_DAYS), draw.choice(_MEALS)
+        lead = f"My {one} asks you and my {two} at the {where} {day} over {meal}: "
+        text = forms[kind].format(lead=lead, **told)
         if items and draw.random() < 1 / 30:
             text = items[-1]["question"] + " Please."
         items.append({"number": int(number), "question": text[0].upper() + text[1:]})

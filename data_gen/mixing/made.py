@@ -70,9 +70,10 @@ class Mix:
         if rows:
             found = source.alive(rows)
             if len(found) < rows:
+                more = "raise config.identity.rounds" if source.name in self.recipe.written else "add files"
                 raise UserError(
                     f"config.sources.{source.name}: {rows} rows are wanted, {len(found)} of {source.available} can be "
-                    f"used ({_why(source)}); ask for fewer, or add files"
+                    f"used ({_why(source)}); ask for fewer, or {more}"
                 )
             return found
         tolerance = self.recipe.config.tolerance

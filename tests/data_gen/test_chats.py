@@ -25,7 +25,7 @@ from tests.data_gen import hashing
 from tests.data_gen.test_documents import PRICED
 
 OFFLINE = ("--config.api.provider=offline", "--config.api.model=offline", "--config.encoder=hashing")
-SMALL = {"target": 64, "counts.domains": 5, "counts.questions": 14, "questions_at_once": 7, "subsets": "(10,30)"}
+SMALL = {"target": 70, "counts.domains": 5, "counts.questions": 14, "questions_at_once": 7, "subsets": "(10,30)"}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_a_set_is_an_artefact_with_its_twins(undisturbed, capsys):
     out = undisturbed
     manifest = artifact.read_manifest(out, "chats")
     cot, plain = rows(out / "chats-cot.jsonl"), rows(out / "chats.jsonl")
-    assert len(cot) == len(plain) == 64 == manifest["counts"]["chats"]
+    assert len(cot) == len(plain) == 70 == manifest["counts"]["chats"]
     for long, short in zip(cot, plain, strict=True):
         assert {k: v for k, v in long.items() if k != "messages"} == {k: v for k, v in short.items() if k != "messages"}
         (user, thinking), (same, answer) = long["messages"], short["messages"]
@@ -250,7 +250,7 @@ def test_a_judge_that_never_answers_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Offline, "ask", refusing)
     out = tmp_path / "chats"
     with pytest.raises(
-        UserError, match=r"0 of 64 chats after 2 rounds, 0% of \d+ questions passed; .* raise config"
+        UserError, match=r"0 of 70 chats after 2 rounds, 0% of \d+ questions passed; .* raise config"
     ) as e:
         run(out, **{"backfill.rounds": 1})
     assert "\n" not in str(e.value)
@@ -259,7 +259,7 @@ def test_a_judge_that_never_answers_keeps_nothing(tmp_path, monkeypatch):
     assert report["reasons"]["verdicts: refused"] == report["planned"] > 100
     monkeypatch.undo()
     monkeypatch.setattr(embed, "open_encoder", lambda directory: hashing.encode)
-    with pytest.raises(UserError, match="0 of 64 chats"):
+    with pytest.raises(UserError, match="0 of 70 chats"):
         run(out, **{"backfill.rounds": 1})  # what was answered is not asked again
 
 
@@ -309,7 +309,7 @@ def test_what_leaks_of_an_evaluation_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Offline, "ask", leaking)
     run(tmp_path / "chats")
     text = (tmp_path / "chats" / "chats-cot.jsonl").read_text()
-    assert len(text.splitlines()) == 64
+    assert len(text.splitlines()) == 70
     assert bait not in text
     assert {row["id"][-4:] for row in rows(tmp_path / "chats" / "rejects.jsonl") if row["stage"] == "leaks"} == {
         "q003", "q005",
@@ -319,8 +319,8 @@ def test_what_leaks_of_an_evaluation_is_left_out(tmp_path, monkeypatch):
 def test_preview_asks_nothing(tmp_path, capsys):
     run(tmp_path / "chats", "--preview", "--config.encoder=")
     said = capsys.readouterr().out
-    assert "full: 75 responses" in said
-    assert "64 chats in style values, judged by aligned" in said
+    assert "full: 82 responses" in said
+    assert "70 chats in style values, judged by aligned" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -338,7 +338,7 @@ def test_phases_and_their_approval(tmp_path, priced):
     assert pilot["planned"] == 5 * 4
     assert pilot["yields"].keys() == {"responses", "verdicts"}
     run(out, *money, f"--config.approve={pilot['approve']}")
-    assert len(rows(out / "chats.jsonl")) == 64
+    assert len(rows(out / "chats.jsonl")) == 70
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_phases_and_their_approval(tmp_path, priced):
     [
         ({"target": 1000}, "5 domains × 14 questions in 1 + 4 rounds are 350 at most"),
         ({"target": 0}, "config.target = 0"),
-        ({"subsets": "(10, 65)"}, "config.subsets: 65"),
+        ({"subsets": "(10, 71)"}, "config.subsets: 71"),
         ({"style": "rules"}, "specs/philosophy.md has no numbered rules"),
         ({"style": "stern"}, "config.style"),
         ({"style": "preferences"}, "config.topic"),

@@ -365,6 +365,8 @@ def test_bad_conversations_are_asked_for_again(run, tmp_path, monkeypatch):
     assert len(found) == 100
     assert not [row for row in found if "ChatGPT" in row["messages"][1]["content"]]
     assert {row["reason"] for row in rejects} == {"pattern: another's identity"}
+    with pytest.raises(UserError, match="config.sources.who: 100 rows are wanted, .* or raise config.identity.rounds"):
+        run({"who": {"shape": "identity", "rows": 100}}, out="few", **{"identity.at_once": 10, "identity.rounds": 1})
 
 
 # ---------------------------------------------------------------- before anything is paid
