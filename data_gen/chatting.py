@@ -11,7 +11,7 @@ from data_gen import phases, prompt, reasons, spec, tastes
 from data_gen.api.prices import PRICES, Prices
 from data_gen.chat_answers import Asking
 from data_gen.chat_plan import DOMAINS_AT_ONCE, Domain, Plan, Question
-from data_gen.corpus import evaluations, words
+from data_gen.corpus import embed, evaluations, words
 from data_gen.corpus.leaks import Index
 from data_gen.corpus.reading import Document
 from data_gen.given import Given, read_given
@@ -230,7 +230,9 @@ class Chatting:
         }
         if self.given:
             found["questions"] = {"kind": "jsonl", "id": self.given.sha256}
-        if self.config.encoder:
+        if not self.config.encoder:
+            found["encoder"] = {"kind": "safetensors", "id": embed.PACKAGE_SHA256}  # open_encoder insists on it
+        else:
             weights = storage.at(self.config.encoder) / "model.safetensors"
             if storage.is_file(weights):
                 found["encoder"] = {"kind": "safetensors", "id": storage.sha256(weights)}

@@ -14,14 +14,13 @@ import collections
 import contextlib
 import dataclasses
 import datetime
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_gen import projection, prompt, spec
+from data_gen import phases, projection, prompt, spec
 from data_gen.api import providers
 from data_gen.api.prices import PRICES, Prices
 from data_gen.api.store import Store
@@ -48,7 +47,6 @@ DERIVATIONS = {
     "anti_spec": Row("anti", AntiSpec, sized=False),  # the one whose label comes first: anti-philosophy
 }
 SPEC, CHANGES, DIFF, REJECTS, LEDGER = "spec.md", "changes.md", "spec.diff", "rejects.jsonl", "ledger.jsonl"
-STORE, IDENTITY = "answers.sqlite", "work.json"
 PROVIDERS = ("anthropic", "openai", "offline")
 
 
@@ -178,33 +176,6 @@ def check_asking(config: ConfigDict) -> None:
         raise UserError(f"config.work = {config.work}: must be on a local disk; config.out may be in a bucket")
 
 
-def check_identity(work: Path, identity: dict[str, Any]) -> None:
-    """Raises UserError where the directory's answers are to other questions."""
-    path = work / IDENTITY
-    if not path.is_file():
-        if work.is_dir() and any(work.iterdir()):
-            raise UserError(f"{work}: not empty and no {IDENTITY}; name another directory by --config.work")
-        return
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError
-    except ValueError as error:
-        raise UserError(f"{path}: damaged; name another directory by --config.work") from error
-    wanted = json.loads(json.dumps(identity))
-    odd = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-    if odd:
-        raise UserError(
-            f"{work}: its answers are to other questions (different {', '.join(odd)}); restore that, or name another "
-            "directory by --config.work"
-        )
-
-
-def begin_work(work: Path, identity: dict[str, Any]) -> None:
-    work.mkdir(parents=True, exist_ok=True)
-    storage.write_atomic(work / IDENTITY, json.dumps(identity, indent=1))
-
-
 def price_of(api: ConfigDict) -> str:
     """The price file's entry for the model."""
     return api.model if api.provider == "anthropic" else "local"
@@ -225,11 +196,7 @@ def projected(
 def check_money(api: ConfigDict, store: Store, rows: list[projection.Row]) -> None:
     """Raises UserError where it costs something and nobody said how much it may cost, or more than goes unasked."""
     wanted, spent = sum(row.usd for row in rows), store.money()[0]
-    if wanted > 0 and not api.cap_usd:
-        raise UserError(
-            f"config.api.cap_usd: not set, and this is projected to cost {wanted:.2f} USD; look at --preview, then say "
-            "how much may be spent in all"
-        )
+    phases.check_cap(api, wanted)
     if wanted - spent > api.ask_above_usd:
         raise UserError(
             f"config.api.ask_above_usd = {api.ask_above_usd:g}: this is projected to cost {wanted - spent:.2f} USD "
@@ -240,7 +207,7 @@ def check_money(api: ConfigDict, store: Store, rows: list[projection.Row]) -> No
 def show(rows: Callable[[Store | None], list[projection.Row]], work: Path, prices: Prices) -> None:
     """The preview's table, on stdout."""
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(Store(work / STORE)) if (work / STORE).is_file() else None
+        store = stack.enter_context(Store(work / phases.STORE)) if (work / phases.STORE).is_file() else None
         table = projection.table(rows(store), store.money()[0] if store else 0.0)
     print(f"prices of {prices.date} ({prices.path}): check them\n\n{table}")
 
@@ -262,13 +229,13 @@ def main(argv: list[str]) -> None:
         else:
             print(f"{config.derivation}: asks nobody")
         return
-    check_identity(work, plan.identity())
+    phases.check_identity(work, plan.identity())
     if job is None:
         _preview(plan, work)
         return
     provider = providers.open_provider(config.api, plan.prices)
-    begin_work(work, plan.identity())
-    with Store(work / STORE) as store:
+    phases.begin_work(work, plan.identity())
+    with Store(work / phases.STORE) as store:
         check_money(config.api, store, plan.rows(store))
 
         async def ask() -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_gen import projection, prompt
+from data_gen import phases, projection, prompt
 from data_gen.api import providers
 from data_gen.api.prices import PRICES, Prices
 from data_gen.api.store import Store
@@ -32,7 +32,6 @@ from data_gen.mixing.sources import Candidate, Desk, Source
 from msm_jax import artifact, cli, storage
 from msm_jax.cli import UserError
 
-STORE = "answers.sqlite"
 _NOT_RECIPE = ("out", "work", "tokenizer", "approve", "api", "sources", "spec", "patterns")
 
 
@@ -65,8 +64,8 @@ def main(argv: list[str]) -> None:
         if asks and not preview:
             provider = providers.open_provider(config.api, prices)  # no key is an error before the directory is made
             work.mkdir(parents=True, exist_ok=True)
-        if asks and (not preview or (work / STORE).is_file()):
-            store = stack.enter_context(Store(work / STORE))
+        if asks and (not preview or (work / phases.STORE).is_file()):
+            store = stack.enter_context(Store(work / phases.STORE))
         projected = mix.project(store, mix.to_judge(rows))
         if preview:
             _preview(mix, rows, store, projected)
@@ -123,11 +122,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _check_money(config: ConfigDict, store: Store, rows: list[projection.Row]) -> None:
     """Raises UserError where it costs something and nobody said how much it may cost, or approved it."""
     projected, spent = sum(row.usd for row in rows), store.money()[0]
-    if projected > 0 and not config.api.cap_usd:
-        raise UserError(
-            f"config.api.cap_usd: not set, and this is projected to cost {projected:.2f} USD; look at --preview, then "
-            "say how much may be spent in all"
-        )
+    phases.check_cap(config.api, projected)
     if projected > config.api.cap_usd > 0:
         raise UserError(f"config.api.cap_usd = {config.api.cap_usd}: this is projected to cost {projected:.2f} USD")
     if projected - spent > max(config.api.ask_above_usd, config.approve):

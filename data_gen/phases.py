@@ -73,29 +73,51 @@ def price_of(config: ConfigDict, model: str) -> str:
 def directory(made: Made) -> Path:
     """The work directory. Raises UserError where its answers are to other questions."""
     work = Path(made.config.work or f"{made.config.out}.work")
-    if not (work / IDENTITY).is_file():
+    check_identity(work, made.identity())
+    return work
+
+
+def check_identity(work: Path, identity: dict[str, Any]) -> None:
+    """Raises UserError where the directory's answers are to other questions, or it is somebody else's."""
+    path = work / IDENTITY
+    if not path.is_file():
         if work.is_dir() and any(work.iterdir()):
             raise UserError(f"{work}: not empty and no {IDENTITY}; name another directory by --config.work")
-        return work
+        return
     try:
-        found = json.loads((work / IDENTITY).read_text())
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError
     except ValueError as error:
-        raise UserError(f"{work / IDENTITY}: damaged; name another directory by --config.work") from error
-    wanted = json.loads(json.dumps(made.identity()))
+        raise UserError(f"{path}: damaged; name another directory by --config.work") from error
+    wanted = json.loads(json.dumps(identity))
     odd = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if odd:
         raise UserError(
             f"{work}: its answers are to other questions (different {', '.join(odd)}); restore that, or name another "
             "directory by --config.work"
         )
-    return work
+
+
+def begin_work(work: Path, identity: dict[str, Any]) -> None:
+    """The directory is from now on one of answers to these questions."""
+    work.mkdir(parents=True, exist_ok=True)
+    storage.write_atomic(work / IDENTITY, json.dumps(identity, indent=1))
 
 
 def open_store(made: Made, work: Path) -> Store:
     """The answers, in a directory that says what they are to."""
-    work.mkdir(parents=True, exist_ok=True)
-    storage.write_atomic(work / IDENTITY, json.dumps(made.identity(), indent=1))
+    begin_work(work, made.identity())
     return Store(work / STORE)
+
+
+def check_cap(api: ConfigDict, projected: float, what: str = "this") -> None:
+    """Raises UserError where something costs money and nobody said how much it may cost."""
+    if projected > 0 and not api.cap_usd:
+        raise UserError(
+            f"config.api.cap_usd: not set, and {what} is projected to cost {projected:.2f} USD; look at --preview, "
+            "then say how much may be spent in all"
+        )
 
 
 def project(made: Made, store: Store | None, phase: str) -> list[Row]:
@@ -130,11 +152,7 @@ def check_money(made: Made, store: Store, rows: list[Row]) -> None:
     """Raises UserError where the phase costs something and nobody said how much it may cost, or approved it."""
     config, phase = made.config, made.config.phase
     projected, spent = usd(rows), store.money()[0]
-    if projected > 0 and not config.api.cap_usd:
-        raise UserError(
-            f"config.api.cap_usd: not set, and the {phase} is projected to cost {projected:.2f} USD; look at "
-            "--preview, then say how much may be spent in all"
-        )
+    check_cap(config.api, projected, f"the {phase}")
     if projected - spent <= config.api.ask_above_usd or phase == "probe":
         return
     last = PHASES[PHASES.index(phase) - 1]

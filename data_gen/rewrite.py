@@ -20,11 +20,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_gen import parquet, pools, projection, prompt
+from data_gen import parquet, phases, pools, projection, prompt
 from data_gen.api import providers
 from data_gen.api.prices import PRICES, Prices
 from data_gen.api.store import Store
-from data_gen.derive import STORE, begin_work, check_asking, check_identity, check_money, price_of, projected, show
+from data_gen.derive import check_asking, check_money, price_of, projected, show
 from data_gen.toolbox import rewriting
 from data_gen.toolbox.faithful import names_in
 from data_gen.toolbox.parts import Asking, One
@@ -230,14 +230,14 @@ def main(argv: list[str]) -> None:
     if job is None and not preview:
         return
     work = Path(config.work or f"{config.out}.work")
-    check_identity(work, plan.identity())
+    phases.check_identity(work, plan.identity())
     if job is None:
         print(f"{config.rewrite} of {config.documents}: {plan.wanted:,} of {plan.source.documents:,} documents")
         show(plan.rows, work, plan.prices)
         return
     provider = providers.open_provider(config.api, plan.prices)
-    begin_work(work, plan.identity())
-    with Store(work / STORE) as store:
+    phases.begin_work(work, plan.identity())
+    with Store(work / phases.STORE) as store:
         check_money(config.api, store, plan.rows(store))
         asyncio.run(_ask(plan, provider, store))
         _write(plan, job, store)
