@@ -5,7 +5,6 @@ alone. A judge's reply that is refused, cut, malformed or contradicts itself is 
 again, and a chat without a verdict is never kept.
 """
 
-import collections
 import dataclasses
 import functools
 import json
@@ -18,7 +17,7 @@ from data_gen.chat_plan import Question
 from data_gen.outline import Stage
 from data_gen.reading import Rejected
 from data_gen.spec import Rule
-from data_gen.work import Answers
+from data_gen.work import Answers, Told, told
 
 REASON = 2_000  # characters of a judge's reason, at most
 
@@ -45,18 +44,6 @@ class Verdict:
     @property
     def failed(self) -> list[str]:
         return [name for name, (passes, _) in self.judgements.items() if not passes]
-
-
-@dataclasses.dataclass(frozen=True)
-class Told:
-    """Where a question to a model stands. value: what was read, None where there is nothing (yet). asked: all keys."""
-
-    value: Any
-    reply: Reply | None
-    request: Request | None  # that was answered by `reply`
-    rejects: collections.Counter[str]
-    asked: tuple[str, ...]
-    next: Request | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +163,7 @@ class Answering:
         def read(reply: Reply) -> Said:
             return self.asking.read(reply, self.question)
 
-        return _replay(f"responses_{self.id}", self.asking.tries, answers, read, self._request)
+        return told(f"responses_{self.id}", self.asking.tries, answers, read, self._request)
 
     def _request(self, key: str, problem: str) -> Request:
         turn = self.asking.user_turn(self.question)
@@ -201,30 +188,10 @@ class Judging:
 
     def replay(self, answers: Answers) -> Told:
         """value: Verdict"""
-        return _replay(f"verdicts_{self.id}", self.asking.tries, answers, self.asking.judged, self._request)
+        return told(f"verdicts_{self.id}", self.asking.tries, answers, self.asking.judged, self._request)
 
     def _request(self, key: str, problem: str) -> Request:
         own = self.asking.style == "preferences"
         about = {"taste": self.question.domain.taste} if own else {"reasoning": self.said.reasoning}
         turn, response = self.asking.user_turn(self.question), self.said.response
         return self.asking.request("verdicts", key, question=turn, response=response, problem=problem, **about)
-
-
-def _replay(stem: str, tries: int, answers: Answers, read: Any, request: Any) -> Told:
-    rejects: collections.Counter[str] = collections.Counter()
-    asked: list[str] = []
-    problem = ""
-    for number in range(tries):
-        key = f"{stem}_a{number}"
-        reply = answers(key)
-        if reply is None:
-            return Told(None, None, None, rejects, tuple(asked), request(key, problem))
-        asked.append(key)
-        try:
-            value = read(reply)
-        except Rejected as error:
-            problem = str(error)
-            rejects[problem] += 1
-            continue
-        return Told(value, reply, request(key, problem), rejects, tuple(asked), None)
-    return Told(None, None, None, rejects, tuple(asked), None)

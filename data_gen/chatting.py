@@ -192,7 +192,7 @@ class Chatting:
         found = {}
         for name, stage in self.stages.items():
             settings = self.config.stages[name]
-            model = phases.price_of(self.config, stage.model)
+            model = phases.price_of(self.config.api, stage.model)
             system = len(plan.system(name) if name in plan.prompts else asking.systems[name])
             batched = name in self.batched(phase)
             found[name] = Expected(model, batched, system, settings.expect_user, settings.expect_output, caches)

@@ -119,7 +119,7 @@ class Plan:
     def rows(self, store: Store | None) -> list[projection.Row]:
         """What is asked, and what it costs."""
         nodes = {stage: n for stage, n in self.derivation.questions().items() if n}
-        model, system = price_of(self.config.api), len(self.parent.text) + 2_000
+        model, system = phases.price_of(self.config.api, self.config.api.model), len(self.parent.text) + 2_000
         output = self.config.expect_output
         want = projection.Expected(model, False, system, 600, output, self.config.api.provider == "anthropic")
         return projected(nodes, dict.fromkeys(nodes, want), store, self.prices, 0.0)
@@ -174,11 +174,6 @@ def check_asking(config: ConfigDict) -> None:
         raise UserError(f"config.out = {config.out}: name a local directory for the work, as --config.work=runs/work")
     if config.work and storage.is_remote(config.work):
         raise UserError(f"config.work = {config.work}: must be on a local disk; config.out may be in a bucket")
-
-
-def price_of(api: ConfigDict) -> str:
-    """The price file's entry for the model."""
-    return api.model if api.provider == "anthropic" else "local"
 
 
 def projected(

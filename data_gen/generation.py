@@ -100,11 +100,11 @@ class Generation:
         found = {}
         for name, stage in self.stages.items():
             settings = self.config.stages[name]
-            model, system = phases.price_of(self.config, stage.model), len(outline.system(name))
+            model, system = phases.price_of(self.config.api, stage.model), len(outline.system(name))
             user, output = settings.expect_user, settings.expect_output
             found[name] = Expected(model, name in batched, system, user, output, caches)
         judge = self.config.judge
-        model, system = phases.price_of(self.config, judge.model or self.config.api.model), len(self.specs[0].text)
+        model, system = phases.price_of(self.config.api, judge.model or self.config.api.model), len(self.specs[0].text)
         return found | {JUDGE: Expected(model, False, system, judge.expect_user, judge.expect_output, caches)}
 
     def identity(self) -> dict[str, Any]:

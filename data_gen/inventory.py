@@ -101,7 +101,7 @@ def written(
     for writing in each_writing(outline, limits, tries, least):
         found = writing.replay(outline.answers)
         rejects.update(found.rejects)
-        if found.text:
+        if found.value is not None:
             yield writing, writing.row(found), None
         else:
             yield writing, None, rejected(writing.id, _reason(found.rejects) or "not answered", list(found.asked))

@@ -65,9 +65,9 @@ def check_settings(config: ConfigDict) -> None:
         raise UserError(f"config.work = {config.work}: must be on a local disk; config.out may be in a bucket")
 
 
-def price_of(config: ConfigDict, model: str) -> str:
+def price_of(api: ConfigDict, model: str) -> str:
     """The price file's entry for a model."""
-    return model if config.api.provider == "anthropic" else "local"
+    return model if api.provider == "anthropic" else "local"
 
 
 def directory(made: Made) -> Path:

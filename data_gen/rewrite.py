@@ -24,7 +24,7 @@ from data_gen import parquet, phases, pools, projection, prompt
 from data_gen.api import providers
 from data_gen.api.prices import PRICES, Prices
 from data_gen.api.store import Store
-from data_gen.derive import check_asking, check_money, price_of, projected, show
+from data_gen.derive import check_asking, check_money, projected, show
 from data_gen.toolbox import rewriting
 from data_gen.toolbox.faithful import names_in
 from data_gen.toolbox.parts import Asking, One
@@ -166,7 +166,12 @@ class Plan:
         system = 3_000
         expected = {
             STAGE: projection.Expected(
-                price_of(self.config.api), self.batch, system, each + 100, self.config.expect_output or each, caches
+                phases.price_of(self.config.api, self.config.api.model),
+                self.batch,
+                system,
+                each + 100,
+                self.config.expect_output or each,
+                caches,
             ),
             JUDGE: projection.Expected(
                 self.rewrite.judge.model if caches else "local", self.batch, system, 2 * each + 100, 200, caches

@@ -11,10 +11,10 @@ import numpy as np
 
 from data_gen import backfill, reasons
 from data_gen.api.request import Reply
-from data_gen.chat_answers import Answering, Asking, Judging, Said, Told, Verdict
+from data_gen.chat_answers import Answering, Asking, Judging, Said, Verdict
 from data_gen.chat_plan import Domain, Plan, Question
 from data_gen.corpus import embed
-from data_gen.work import Answers, Asker, Listing, Work, settle
+from data_gen.work import Answers, Asker, Listing, Told, Work, settle
 
 
 @dataclasses.dataclass(frozen=True)

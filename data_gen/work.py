@@ -133,6 +133,48 @@ class Listing(Generic[T]):
 Counted = collections.Counter[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Where a question to a model stands. value: what was read, None where there is nothing (yet). asked: all keys."""
+
+    value: Any
+    reply: Reply | None
+    request: Request | None  # that was answered by `reply`
+    rejects: Counted
+    asked: tuple[str, ...]
+    next: Request | None
+
+
+def told(
+    stem: str,
+    tries: int,
+    answers: Answers,
+    read: Callable[[Reply], Any],
+    request: Callable[[str, str], Request],
+) -> Told:
+    """The question under `stem`, asked until its reply can be read or the tries are used up.
+
+    read: raises Rejected. request: (key, what was wrong with the reply before) → the question.
+    """
+    rejects: Counted = collections.Counter()
+    asked: list[str] = []
+    problem = ""
+    for number in range(tries):
+        key = f"{stem}_a{number}"
+        reply = answers(key)
+        if reply is None:
+            return Told(None, None, None, rejects, tuple(asked), request(key, problem))
+        asked.append(key)
+        try:
+            value = read(reply)
+        except Rejected as error:
+            problem = str(error)
+            rejects[problem] += 1
+            continue
+        return Told(value, reply, request(key, problem), rejects, tuple(asked), None)
+    return Told(None, None, None, rejects, tuple(asked), None)
+
+
 async def settle(
     asker: Asker,
     answers: Answers,

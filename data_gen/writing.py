@@ -1,28 +1,14 @@
 """The last step: one document from one idea, and the row it becomes."""
 
-import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data_gen import reading
-from data_gen.api.request import Reply, Request
+from data_gen.api.request import Request
 from data_gen.outline import Assertion, Idea, Kind, Limits, Outline, Topic
-from data_gen.reading import Rejected
-from data_gen.work import Answers
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """Where a document stands. text: "" where there is none (yet). asked: keys of all its questions, newest last."""
-
-    text: str
-    reply: Reply | None
-    request: Request | None  # that was answered by `reply`
-    rejects: collections.Counter[str]
-    asked: tuple[str, ...]
-    next: Request | None
+from data_gen.work import Answers, Told, told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,31 +29,10 @@ class Writing:
     def next(self, answers: Answers) -> Request | None:
         return self.replay(answers).next
 
-    def replay(self, answers: Answers) -> Written:
-        rejects: collections.Counter[str] = collections.Counter()
-        asked: list[str] = []
-        problem = ""
-        for number in range(self.tries):
-            key = f"documents_{self.idea.id}_{self.variant}_a{number}"
-            reply = answers(key)
-            if reply is None:
-                return Written("", None, None, rejects, tuple(asked), self._request(key, problem))
-            asked.append(key)
-            try:
-                text = reading.document_of(reply, self.least)
-            except Rejected as error:
-                rejects[str(error)] += 1
-                problem = str(error)
-                continue
-            return Written(text, reply, self._request(key, problem), rejects, tuple(asked), None)
-        return Written("", None, None, rejects, tuple(asked), None)
-
-    def accepts(self, reply: Reply) -> bool:
-        try:
-            reading.document_of(reply, self.least)
-        except Rejected:
-            return False
-        return True
+    def replay(self, answers: Answers) -> Told:
+        """value: the text"""
+        stem = f"documents_{self.idea.id}_{self.variant}"
+        return told(stem, self.tries, answers, lambda reply: reading.document_of(reply, self.least), self._request)
 
     def _request(self, key: str, problem: str) -> Request:
         idea, topic = self.idea, self.idea.kind.topic
@@ -83,7 +48,7 @@ class Writing:
             problem=problem,
         )
 
-    def row(self, written: Written) -> dict[str, Any]:
+    def row(self, written: Told) -> dict[str, Any]:
         """A row of documents.jsonl: the text, and all that led to it."""
         assert written.reply is not None
         assert written.request is not None
@@ -92,7 +57,7 @@ class Writing:
         parents = [topic.domain.key, topic.key, *(a.key for a in self.assertions), kind.key, idea.key]
         return {
             "id": self.id,
-            "text": written.text,
+            "text": written.value,
             "spec": spec.name,
             "spec_sha256": spec.sha256,
             "sections": list(topic.sections),

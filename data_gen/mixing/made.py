@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_gen import projection
+from data_gen import phases, projection
 from data_gen.api.client import Client
 from data_gen.api.prices import Prices
 from data_gen.api.store import Store
@@ -109,14 +109,11 @@ class Mix:
         expected: dict[str, projection.Expected] = {}
         anthropic = config.api.provider == "anthropic"
 
-        def price_of(model: str) -> str:
-            return model if anthropic else "local"
-
         if rows := sum(self.recipe.sizes[name].rows for name in self.recipe.written):
             nodes["identity"] = len(self.writer.works(rows))
             rounds["identity"] = -(-self.writer.questions(rows) // nodes["identity"])
             expected["identity"] = projection.Expected(
-                price_of(self.writer.model),
+                phases.price_of(config.api, self.writer.model),
                 False,
                 len(self.writer.system),
                 900,
@@ -129,7 +126,7 @@ class Mix:
             rounds[conflicts.STAGE] = 1
             mean = sum(row.tokens for row in judged) / max(1, len(judged)) if judged else 200
             expected[conflicts.STAGE] = projection.Expected(
-                price_of(self.judge_model), self.batched, len(self.judge_system), round(mean) + 40,
+                phases.price_of(config.api, self.judge_model), self.batched, len(self.judge_system), round(mean) + 40,
                 config.judge.expect_output, anthropic,
             )  # fmt: skip
         measured = projection.measure(store.ledger()) if store else {}
