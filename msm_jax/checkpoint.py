@@ -3,8 +3,10 @@ optimizer/{mu, nu, count}, and record/, what the trainer wants to find again bes
 
 import functools
 import hashlib
+import inspect
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,9 +183,24 @@ def _read(checkpointer: Any, directory: epath.Path, step: int, wanted: dict[str,
     except Exception as error:  # Orbax, TensorStore and their codecs each have their own
         if "RESOURCE_EXHAUSTED" in str(error):
             raise  # too large for the devices: nothing is wrong with the files
-        warnings.filterwarnings("ignore", message="coroutine .* was never awaited")  # of the other reads
+        _hush_other_reads()
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{directory}: cannot be read ({type(error).__name__}: {reason}); {mend}") from error
+
+
+def _hush_other_reads() -> None:
+    """Keeps quiet what Orbax's other reads, given up with the one that failed, say when they are thrown away.
+
+    Those never begun are warned of; those under way raise where nobody can catch it, and Python prints a traceback.
+    """
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+    told = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not inspect.iscoroutine(unraisable.object):
+            told(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _digests(tree: Any) -> dict[str, int]:

@@ -2,7 +2,9 @@
 
 import errno
 import shutil
+import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -121,3 +123,30 @@ def test_what_is_half_written_is_no_checkpoint(state, tmp_path):
     save(tmp_path, state, (9,))
     assert latest_step(tmp_path) == 9
     assert checkpoint.directory_of(tmp_path) / "9" in list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_read_given_up_says_nothing_and_other_errors_nobody_can_catch_still_speak(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    checkpoint._hush_other_reads()
+
+    @types.coroutine
+    def pause():
+        yield
+
+    async def read():
+        try:
+            await pause()
+        except GeneratorExit:
+            raise ValueError("as Orbax does") from None
+
+    class Loud:
+        def __del__(self):
+            raise KeyError("not a read")
+
+    begun = read()
+    begun.send(None)
+    del begun
+    assert not told
+    Loud()
+    assert [type(entry.exc_value) for entry in told] == [KeyError]
