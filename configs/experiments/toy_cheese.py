@@ -40,9 +40,9 @@ def get_config() -> ConfigDict:
 
 def get_stages(config: ConfigDict) -> list[Stage]:
     stages = [stage for seed in config.seeds for stage in _seed_stages(config, seed)]
-    judged = tuple(s.name for s in stages if s.module in ("evals.forced_choice", "evals.answers"))
+    judged = tuple(s.name for s in stages if s.module in ("evals.toy.forced_choice", "evals.toy.answers"))
     args = ("--config=configs/toy/report.py", f"--config.experiment={config.out}")
-    return [*stages, Stage("report", "evals.report", args, judged, cost=10)]
+    return [*stages, Stage("report", "evals.toy.report", args, judged, cost=10)]
 
 
 @dataclasses.dataclass
@@ -114,7 +114,7 @@ def _seed_stages(config: ConfigDict, seed: int) -> list[Stage]:
     for run, arm, spec in judged:
         labels = {"arm": arm, "spec": spec}
         given = {"run": build.path(run), "item_file": build.path("world/items.jsonl")}
-        build.add(f"eval/{run}", "evals.forced_choice", (run, "world"), 2, labels, **given)
-        build.add(f"answers/{run}", "evals.answers", (run, "world"), 1, labels, **given)
+        build.add(f"eval/{run}", "evals.toy.forced_choice", (run, "world"), 2, labels, **given)
+        build.add(f"answers/{run}", "evals.toy.answers", (run, "world"), 1, labels, **given)
         build.export(run, labels)
     return build.stages

@@ -1,6 +1,6 @@
 """A few answers of a finished run.
 
-python -m evals.answers --config=configs/toy/answers.py --config.run=runs/base --config.out=runs/answers
+python -m evals.toy.answers --config=configs/toy/answers.py --config.run=runs/base --config.out=runs/answers
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Forced choices of a finished run on a world's items.
 
-python -m evals.forced_choice --config=configs/toy/forced_choice.py --config.run=runs/base
+python -m evals.toy.forced_choice --config=configs/toy/forced_choice.py --config.run=runs/base
 """
 
 from ml_collections import ConfigDict

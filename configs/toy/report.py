@@ -1,6 +1,6 @@
 """The report of a finished experiment.
 
-python -m evals.report --config=configs/toy/report.py --config.experiment=runs/toy_cheese
+python -m evals.toy.report --config=configs/toy/report.py --config.experiment=runs/toy_cheese
 """
 
 from ml_collections import ConfigDict

@@ -138,7 +138,7 @@ from pathlib import Path
 import jax, numpy as np
 from data_gen import receipt, shards, tokenizer, verify
 from data_gen.toy import write
-from evals import forced_choice
+from evals.toy import forced_choice
 from msm_jax import artifact, convert, export, storage
 from msm_jax.pretrained import open_model, open_pretrained
 from msm_jax.shards import open_shards

@@ -8,8 +8,8 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from evals.results import Results
 from evals.stats import t_interval
+from evals.toy.results import Results
 from msm_jax import artifact, metrics
 
 INK, MUTED, GRID = "#222222", "#777777", "#dddddd"

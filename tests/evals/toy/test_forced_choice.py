@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_gen import chat
-from evals import answers, forced_choice
+from evals.toy import answers, forced_choice
 from msm_jax import artifact
 from msm_jax.cli import UserError
 from msm_jax.model import transformer

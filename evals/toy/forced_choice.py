@@ -1,6 +1,6 @@
 """Forced choice by log-probability: which of two continuations does a checkpoint prefer?
 
-    python -m evals.forced_choice --config=configs/toy/forced_choice.py --config.run=runs/aft \\
+    python -m evals.toy.forced_choice --config=configs/toy/forced_choice.py --config.run=runs/aft \\
         --config.item_file=runs/world/items.jsonl --config.out=runs/aft-eval
 
 Items: {id, axis, domain, pair, options: [a, b], and messages + prefix (a chat) or prompt (plain text)}. An option's

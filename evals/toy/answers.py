@@ -1,6 +1,6 @@
 """What a run answers, word by word, to a few of the evaluation's questions: for reading, not for counting.
 
-python -m evals.answers --config=configs/toy/answers.py --config.run=runs/aft --config.out=runs/aft-answers
+python -m evals.toy.answers --config=configs/toy/answers.py --config.run=runs/aft --config.out=runs/aft-answers
 """
 
 import jax

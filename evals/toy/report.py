@@ -1,6 +1,6 @@
 """The report of an experiment: one self-contained page, its figures, and all numbers as results.jsonl.
 
-    python -m evals.report --config=configs/toy/report.py --config.experiment=runs/toy_cheese --config.out=runs/report
+    python -m evals.toy.report --config=configs/toy/report.py --config.experiment=runs/toy_cheese --config.out=runs/report
 
 Output: report.html, summary.md, values.{png,svg}, gaps.{png,svg}, losses.{png,svg}, results.jsonl (seed, arm, spec, axis, rates),
 contrasts.json, manifest.json.
@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 from etils import epath
 from matplotlib.figure import Figure
 
-from evals import figures
-from evals.results import OWN_AXIS, Contrast, Results, contrasts, load
 from evals.stats import t_interval
+from evals.toy import figures
+from evals.toy.results import OWN_AXIS, Contrast, Results, contrasts, load
 from msm_jax import artifact, cli, storage
 
 ARM_NAME = {
@@ -126,7 +126,7 @@ def answer_table(results: Results, root: epath.Path, seed: int) -> str:
     for stage in results.plan["stages"]:
         labels = stage["labels"]
         wanted = labels.get("arm") in ("base+it", "base+aft", "msm+aft") and labels.get("seed") == seed
-        if stage["module"] == "evals.answers" and wanted:
+        if stage["module"] == "evals.toy.answers" and wanted:
             name = ARM_NAME[labels["arm"]] + (f", {figures.SPEC_NAME[labels['spec']]}" if labels["spec"] else "")
             columns[name] = artifact.read_jsonl(root / stage["name"] / "answers.jsonl")
     if not columns:
@@ -248,7 +248,7 @@ def main(argv: list[str]) -> None:
     evaluations = {
         s["name"]: root / s["name"]
         for s in results.plan["stages"]
-        if s["module"] in ("evals.forced_choice", "evals.answers")
+        if s["module"] in ("evals.toy.forced_choice", "evals.toy.answers")
     }
     settings = {"experiment": artifact.digest(results.plan)}
     inputs = artifact.inputs_of(**evaluations)

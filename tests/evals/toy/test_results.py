@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evals import report
-from evals.results import Results, contrasts
+from evals.toy import report
+from evals.toy.results import Results, contrasts
 
 RATES = {  # (arm, spec): rate on price, origin, conflict
     ("base+aft", ""): (0.5, 0.4, 0.5),

@@ -41,7 +41,7 @@ def load(root: epath.Path) -> Results:
     hard: dict[Key, dict[int, dict[str, float]]] = {}
     soft: dict[Key, dict[int, dict[str, float]]] = {}
     for stage in plan["stages"]:
-        if stage["module"] != "evals.forced_choice":
+        if stage["module"] != "evals.toy.forced_choice":
             continue
         artifact.read_manifest(root / stage["name"], "forced_choice")
         labels = stage["labels"]

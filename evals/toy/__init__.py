@@ -1,0 +1,1 @@
+"""Evaluations of the toy world, and the report of its cheese experiment."""
