@@ -100,7 +100,7 @@ class Harm:
 
 ARRAYS = r"ocdbt\.process_0/d/"
 HARMS = [
-    *(Harm("flipped", f"params/{ARRAYS}", seed) for seed in range(4)),
+    *(Harm("flipped", f"params/{ARRAYS}", seed) for seed in range(2)),
     Harm("flipped", f"optimizer/{ARRAYS}"),
     Harm("flipped", r"(params|optimizer)/d/"),
     Harm("flipped", "ocdbt$"),

@@ -117,6 +117,7 @@ def test_a_hugging_face_directory_is_read_by_two_processes(tiny_run, tmp_path):
     assert all(f"digest {digest}" in out for out, _ in said), said
 
 
+@pytest.mark.faults
 def test_eight_devices_four_eight_and_one_process_two_one_are_one_run(toy, tmp_path, monkeypatch):
     """Killed on 8 devices, told to stop on 4, told to stop as two processes of 4, ended by one of 8."""
     sources, out = [toy.shards("msm-affordability"), toy.shards("base")], tmp_path / "run"
