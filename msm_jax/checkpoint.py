@@ -220,11 +220,11 @@ def abstract_like(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def load(run: epath.PathLike, item: str, target: Params) -> Params:
-    """The newest params or adapter of a run, on the shardings of the abstract `target`.
+def load(run: epath.PathLike, item: str, target: Params, step: int = 0) -> Params:
+    """The params or adapter of a run, on the shardings of the abstract `target`: the newest, or those of `step`.
 
     Raises:
-      UserError: the run has no complete checkpoint, a damaged one, or another than its manifest lists.
+      UserError: the run has no complete checkpoint (of that step), a damaged one, or another than its manifest lists.
     """
     directory = directory_of(run)
     if not directory.is_dir():
@@ -233,12 +233,28 @@ def load(run: epath.PathLike, item: str, target: Params) -> Params:
     with ocp.training.Checkpointer(directory, context=_context()) as checkpointer:
         if checkpointer.latest is None:
             raise UserError(f"{run}: no complete checkpoint; run its training again, it resumes")
+        if step:
+            return _of_step(checkpointer, directory, item, target, step)
         step = checkpointer.latest.step
         found = _read(checkpointer, directory / str(step), step, {item: target}, mend)[item]
     listed = artifact.read_manifest(run)["files"].get(item)
     if listed and params_digest(found) != listed["sha256"]:
         raise UserError(f"{run}: the checkpoint is not the one its {artifact.MANIFEST} lists; copy or train it again")
     return found
+
+
+def _of_step(checkpointer: Any, directory: epath.Path, item: str, target: Params, step: int) -> Params:
+    """No manifest lists these; they are compared with the fingerprints saved beside them."""
+    there = sorted(saved.step for saved in checkpointer.checkpoints)
+    if step not in there:
+        steps = ", ".join(map(str, there))
+        raise UserError(f"{directory}: no complete checkpoint of step {step}, only of {steps} (config.checkpoint.keep)")
+    mend = "copy it again, or take another step"
+    found = _read(checkpointer, directory / str(step), step, {item: target, RECORD: None}, mend)
+    listed = (found.pop(RECORD) or {}).get("digests")
+    if listed:
+        _check_digests(found, listed, directory / str(step), mend)
+    return found[item]
 
 
 def params_digest(params: Params) -> str:

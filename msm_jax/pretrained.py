@@ -2,12 +2,14 @@
 
 `open_pretrained(reference)` finds out which one it is, from small files alone; arrays are read when asked for, onto
 the mesh in use. A reference is a directory, here or in a bucket (`gs://`), or the name of a repository on a hub. A
-LoRA run or an adapter stands on a base, which is such a model again.
+LoRA run or an adapter stands on a base, which is such a model again. Of a run, finished or not, a step's checkpoint is
+RUN/checkpoints/STEP, or the run and the step apart.
 """
 
 import contextlib
 import dataclasses
 import functools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from msm_jax.model.transformer import Params
 
 HF_FILES = ("config.json", "generation_config.json")
 MADE_HERE = ("run", "model")  # kinds of our own artefacts that hold a checkpoint
+STATE = "run.json"  # of a run, finished or not: the header of its manifest
 
 
 class Pretrained:
@@ -97,13 +100,13 @@ class Pretrained:
 
 
 class Run(Pretrained):
-    """A finished run of msm_jax.train, or a converted checkpoint."""
+    """A finished run of msm_jax.train, or a converted checkpoint; with `step`, that checkpoint of any run."""
 
-    def __init__(self, directory: str, base: str = "") -> None:
-        self.reference = directory
-        self.manifest = artifact.read_manifest(directory, MADE_HERE)
+    def __init__(self, directory: str, base: str = "", step: int = 0) -> None:
+        self.reference, self._step = directory, step
+        self.manifest = _run_header(directory) if step else artifact.read_manifest(directory, MADE_HERE)
         self._base_reference = base or self.manifest.get("base", "")
-        self.id = self.manifest["id"]
+        self.id = artifact.digest([self.manifest["recipe"], step]) if step else self.manifest["id"]
         config = self.manifest["config"]
         self.model = ModelConfig(**config["model"])
         self.shape = self.model.shape()
@@ -128,7 +131,7 @@ class Run(Pretrained):
         if self.lora:
             return super().params(cfg)
         _, target, _ = transformer.abstract(dataclasses.replace(cfg, param_dtype=self.model.param_dtype))
-        params = checkpoint.load(self.reference, "params", target)
+        params = checkpoint.load(self.reference, "params", target, self._step)
         if cfg.param_dtype == self.model.param_dtype:
             return params
         return jax.jit(lambda tree: jax.tree.map(lambda x: x.astype(cfg.param_dtype), tree), donate_argnums=0)(params)
@@ -136,7 +139,7 @@ class Run(Pretrained):
     def adapter(self, cfg: ModelConfig) -> Params:
         if self.lora is None:
             return {}
-        return checkpoint.load(self.reference, "adapter", transformer.abstract(cfg, self.lora)[2])
+        return checkpoint.load(self.reference, "adapter", transformer.abstract(cfg, self.lora)[2], self._step)
 
     @property
     def published(self) -> str:
@@ -214,6 +217,19 @@ class PeftAdapter(Pretrained):
         return self.base.hf_files()
 
 
+def _run_header(directory: str) -> dict[str, Any]:
+    """Of a run, finished or not. Raises UserError where there is none."""
+    path = storage.at(directory) / STATE
+    try:
+        header = json.loads(storage.read_text(path))
+        header["recipe"], header["inputs"], header["config"]["model"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{directory}: no {STATE}, so not a run; only runs have steps") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged; copy it back") from error
+    return header
+
+
 def _hf_files(directory: epath.Path) -> dict[str, str]:
     found = {}
     for name in HF_FILES:
@@ -248,14 +264,17 @@ def absolute(reference: str) -> str:
     return str(Path(reference).absolute()) if Path(reference).exists() else reference
 
 
-def open_pretrained(reference: str, base: str = "") -> Pretrained:
-    """The model of a reference; `base` overrides what a LoRA run or a peft adapter says it stands on.
+def open_pretrained(reference: str, base: str = "", step: int = 0) -> Pretrained:
+    """The model of a reference; `base` overrides what a LoRA run or a peft adapter says it stands on. `step`: of a run,
+    that checkpoint instead of the last.
 
     Raises:
       UserError: nothing there, or nothing this project can read; the line says which file or key is wrong.
     """
+    if match := re.fullmatch(rf"(.+)/{checkpoint.SUBDIRECTORY}/0*([1-9]\d*)/?", reference):
+        reference, step = match[1], int(match[2])
     directory = locate(reference)
-    found = _open(directory, reference, base)
+    found = Run(directory, base, step) if step else _open(directory, reference, base)
     if base and found.lora is None:
         raise UserError(f"{reference}: is a model by itself, not an adapter that stands on {base}")
     return found
@@ -272,7 +291,9 @@ def _open(directory: str, reference: str, base: str) -> Pretrained:
     if storage.is_file(storage.at(directory) / "config.json"):
         return HfDirectory(directory, reference)
     wanted = f"no {artifact.MANIFEST} of a finished run, config.json or {peft.CONFIG}"
-    raise UserError(f"{directory}: {wanted} there; not a model, or its training is not finished")
+    more = f"; of an unfinished run, name a step: {reference}/{checkpoint.SUBDIRECTORY}/STEP"
+    unfinished = more if storage.is_file(storage.at(directory) / STATE) else ""
+    raise UserError(f"{directory}: {wanted} there; not a model, or its training is not finished{unfinished}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,13 +327,14 @@ class Model:
         return inputs_of(self.source, self.tokenizer)
 
 
-def open_model(reference: str, adapter: str = "", dtype: str = "", template: str = "") -> Model:
+def open_model(reference: str, adapter: str = "", dtype: str = "", template: str = "", step: int = 0) -> Model:
     """A model over all devices; `adapter` is laid on it, `dtype` (of products and parameters) "" is the model's own.
+    `step`: of a run (the adapter's, where there is one), that checkpoint instead of the last.
 
     Raises:
       UserError: as open_pretrained; a tokenizer with more ids than the embedding has rows.
     """
-    source = open_pretrained(adapter, base=reference) if adapter else open_pretrained(reference)
+    source = open_pretrained(adapter or reference, base=reference if adapter else "", step=step)
     kind = dtype or source.dtype
     param_dtype = kind if dtype or not isinstance(source, Run) else source.model.param_dtype
     cfg = ModelConfig(**source.shape, dtype=kind, param_dtype=param_dtype)

@@ -18,10 +18,10 @@ from msm_jax.mixture import Mixture
 from msm_jax.model.config import ModelConfig
 from msm_jax.model.lora import LoraConfig
 from msm_jax.ownership import LOCK, OWNER
+from msm_jax.pretrained import STATE as STATE
 from msm_jax.pretrained import Pretrained, absolute
 from msm_jax.starts import continues
 
-STATE = "run.json"
 MAY_CHANGE = "optim."  # keys that a run can go on with another value of; all others have shaped what is saved
 Header = dict[str, Any]
 

@@ -1,7 +1,9 @@
 """Generation with a cache is generation without one; scores are log-probabilities; nothing compiles anew."""
 
+import dataclasses
 import functools
 import json
+from unittest import mock
 
 import jax
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 
 from msm_jax import artifact, sample
 from msm_jax.cli import UserError
+from msm_jax.mesh import make_mesh
 from msm_jax.pretrained import open_model
-from msm_jax.sampler import Sampler, Settings
+from msm_jax.sampler import Row, Sampler, Settings, rounded_up
 from tests.invariants.families import save_whole, torch, torch_model
 
 PROMPTS = [[5, 9, 20, 33], [7], [40, 41, 42, 43, 44, 45, 46, 47, 48], [8, 8], list(range(4, 40)), [60, 3, 61]]
@@ -231,7 +234,8 @@ def test_tokens_before_a_stop_string_make_up_its_text():
     sampler = object.__new__(Sampler)
     sampler._model = type("Stub", (), {"tokenizer": Bytes()})
     said = "caf🙂STOP x".encode()
-    cut = sampler._completion(np.array(list(said)), np.zeros(len(said), np.float32), Settings(99, stop=("STOP",)))
+    row = {"tokens": np.array(list(said)), "log_p": np.zeros(len(said), np.float32)}
+    cut = sampler._completion(row, len(said), Settings(99, stop=("STOP",)))
     assert (cut.text, bytes(cut.tokens).decode(), cut.finish) == ("caf🙂", "caf🙂", "stop")
     assert len(cut.log_p) == len(cut.tokens)
 
@@ -266,3 +270,57 @@ def test_a_changed_template_is_another_sample(tmp_path):
     (directory / "chat_template.jinja").write_text("{% for m in messages %}w20 {{ m.content }}<end>{% endfor %}")
     with pytest.raises(UserError, match="made by another recipe .*template"):
         command(*args)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """A model on one device, and transformers' own."""
+    directory = save_whole("qwen3", tmp_path_factory.mktemp("single"))
+    with mock.patch("msm_jax.pretrained.make_mesh", functools.partial(make_mesh, devices=jax.devices()[:1])):
+        return open_model(str(directory)), torch_model("qwen3")
+
+
+def test_rows_have_seeds_and_limits_of_their_own(single):
+    ours = dataclasses.replace(single[0], cfg=dataclasses.replace(single[0].cfg, attention="flash"))  # not of such rows
+    settings = Settings(max_tokens=1, temperature=1.5)  # its max_tokens and seed are not the rows'
+    rows = [Row(PROMPTS[0], 5, seed=1, stream=7), Row(PROMPTS[1], 9, seed=2, stream=7)]
+    with jax.sharding.set_mesh(ours.mesh):
+        sampler = Sampler(ours, 2)
+        together = sampler.complete(rows, settings)
+        alone = [sampler.complete([row], settings)[0] for row in rows]
+        same = sampler.complete([Row([5, 9], 8, 1, 2), Row([5, 9], 8, 1, 2)], settings)
+        other = sampler.complete([Row([5, 9], 8, 3, 2), Row([5, 9], 8, 1, 3)], settings)
+    assert [len(found.tokens) for found in together] == [5, 9]
+    assert [found.tokens for found in together] == [found.tokens for found in alone]
+    assert same[0].tokens == same[1].tokens
+    assert same[0].tokens not in [found.tokens for found in other]
+
+
+def test_the_likeliest_tokens_and_the_next(single):
+    ours, theirs = single
+    pairs = [([5, 9], list(np.arange(150) % 90 + 4)), ([7], [8, 9, 10])]  # more than is projected at a time
+    with jax.sharding.set_mesh(ours.mesh):
+        sampler = Sampler(ours, 2)
+        scored = sampler.read(pairs, top=20)
+        (said, _) = sampler.complete([Row([5, 9], 3), Row([7], 2)], Settings(3), top=1)
+    for (prompt, more), found in zip(pairs, scored, strict=True):
+        table = torch_log_p(theirs, [*prompt, *more])
+        before = table[len(prompt) - 1 : -1]
+        np.testing.assert_allclose(found.log_p, before[np.arange(len(more)), more], atol=1e-4)
+        np.testing.assert_allclose(found.top.log_p, -np.sort(-before)[:, :20], atol=1e-4)
+        np.testing.assert_array_equal(found.top.ids[:, 0], before.argmax(-1))
+        assert found.next[0] == table[-1].argmax()
+        assert found.next[1] == pytest.approx(table[-1].max(), abs=1e-4)
+    assert said.top.ids.tolist() == [[token] for token in said.tokens]  # greedy
+    np.testing.assert_array_equal(said.top.log_p[:, 0], said.log_p)
+
+
+def test_one_process_samples(single, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(UserError, match="sampling runs in one process, this is one of 4; start it on a single host"):
+        Sampler(single[0], 4)
+
+
+@pytest.mark.parametrize(("length", "padded"), [(1, 32), (33, 64), (192, 256), (257, 384), (385, 512), (3000, 3072)])
+def test_long_rows_are_padded_less(length, padded):
+    assert rounded_up(length) == padded
