@@ -1,4 +1,4 @@
-"""A model that is not there: answers every prompt of data_gen/prompts deterministically, without a key or a network.
+"""A model that is not there: answers every prompt of ours deterministically, without a key or a network.
 
 For tests, for dry runs and to see what a corpus looks like on disk before paying for one. Its documents are sentences
 of the spec in another order: they are no corpus to train on, and say so in their `model`.
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from data_gen.api import offline_chats, offline_mix
+from data_gen.api import offline_chats, offline_mix, offline_patterns
 from data_gen.api.provider import BatchProvider, Heard, ignore
 from data_gen.api.request import Reply, Request, Stop, Usage
 
@@ -46,8 +46,8 @@ def reply(model: str, system: str, user: str, schema: dict[str, Any] | None) -> 
         chat = "<response>" in system
         return offline_chats.response(draw, sentences, system, user) if chat else _document(draw, sentences, user)
     field, described = next(iter(schema["properties"].items()))
-    if field in offline_mix.ANSWERS:
-        return offline_mix.ANSWERS[field](draw, system, user, schema)
+    if answer := (offline_mix.ANSWERS | offline_patterns.ANSWERS).get(field):
+        return answer(draw, system, user, schema)
     if field == "questions":
         return offline_chats.questions(draw, user)
     if field == "judgements":

@@ -1,0 +1,1 @@
+"""Why models did what they did: reasons in transcripts, extracted, put in categories, counted."""
