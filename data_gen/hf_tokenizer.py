@@ -203,7 +203,11 @@ class HfTokenizer:
         return self._begun(encoding.ids, weights)
 
     def chat_prompt(self, messages: Sequence[Message], policy: ChatPolicy) -> list[int]:
-        ids = self._encode(self.template.prompt(messages, policy), control=True).ids
+        return self.encode_prompt(self.template.prompt(messages, policy))
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text that holds control tokens as a template writes them; BOS before it where there is none."""
+        ids = self._encode(text, control=True).ids
         return self._begun(ids, [0.0] * len(ids)).tokens.tolist()
 
     def _encode(self, text: str, control: bool) -> Any:

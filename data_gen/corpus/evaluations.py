@@ -20,6 +20,7 @@ from msm_jax import artifact, storage
 from msm_jax.cli import UserError
 
 ITEMS = Path(evals.__file__).parent / "items"
+WORDS = 8  # of a text that is evidence by itself
 FORMATS = Path(__file__).with_name("evaluations.toml")
 _TOY_SPEC = Path(evals.__file__).parents[1] / "specs" / "pro_affordability_cheese.md"
 
@@ -38,7 +39,8 @@ class Format(NamedTuple):
 
 
 def items(directory: epath.PathLike = ITEMS) -> Iterator[Item]:
-    """The toy's questions, then every text of every row of the directory's *.jsonl.
+    """The toy's questions, then the texts of every row of the directory's *.jsonl. Those too short to be told from
+    everyday phrases, such as the options of a choice, count together with the rest of their row.
 
     Raises:
       UserError: naming file and line of a row that is no JSON object.
@@ -51,7 +53,10 @@ def items(directory: epath.PathLike = ITEMS) -> Iterator[Item]:
                 if not isinstance(row, dict):
                     raise UserError(f"{root / name}:{number}: must be a JSON object")
                 identity = str(row.get("id", number))
-                for text in _texts({key: value for key, value in row.items() if key != "id"}):
+                texts = list(_texts({key: value for key, value in row.items() if key != "id"}))
+                long = [text for text in texts if len(text.split()) >= WORDS]
+                whole = [" ".join(texts)] if len(long) < len(texts) else []
+                for text in long + whole:
                     yield Item(name.removesuffix(".jsonl"), identity, text)
 
 

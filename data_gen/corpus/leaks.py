@@ -1,6 +1,7 @@
 """Evaluation items or formats in a document: word n-grams shared with any evaluation we ship, and layouts."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ class Index:
         self.items = 0
         self.evaluations: set[str] = {f.evaluation for f in formats}
         self._formats = formats
-        whence: dict[int, dict[int, tuple[str, tuple[str, str]]]] = {}  # length → hash → n-gram, where it stands
+        whence: dict[int, dict[int, tuple[str, list[tuple[str, str]]]]] = {}  # length → hash → n-gram, whose it is
         for item in items:
             self.items += 1
             self.evaluations.add(item.evaluation)
@@ -35,7 +36,7 @@ class Index:
                 continue
             table = whence.setdefault(length, {})
             for i, value in enumerate(words.ngrams(found, length).tolist()):
-                table.setdefault(value, (" ".join(found[i : i + length]), (item.evaluation, item.id)))
+                table.setdefault(value, (" ".join(found[i : i + length]), []))[1].append((item.evaluation, item.id))
         self._whence = dict(sorted(whence.items()))
         self._hashes = {length: np.array(sorted(table), np.uint64) for length, table in self._whence.items()}
 
@@ -48,19 +49,20 @@ class Index:
         grams = [[length, hashlib.sha256(hashes.tobytes()).hexdigest()] for length, hashes in self._hashes.items()]
         return artifact.digest([self.n, grams, [[f.evaluation, f.name, f.pattern.pattern] for f in self._formats]])
 
-    def findings(self, document: Document, split: list[str]) -> Iterator[Finding]:
-        """`leak`s and `format`s of a document whose words are `split`; at most EACH of either."""
-        left = EACH
+    def hits(self, split: list[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """Of a document's words `split`: each n-gram that items have, with the (evaluation, id) of all that have it."""
         for length, hashes in self._hashes.items():
             own = words.ngrams(split, length)
             at = np.searchsorted(hashes, own)
-            hits = np.flatnonzero(hashes[np.minimum(at, len(hashes) - 1)] == own)
-            for i in hits[:left].tolist():
-                said = " ".join(split[i : i + length])
-                ngram, (evaluation, item) = self._whence[length][int(own[i])]
-                if said == ngram:  # not merely the same hash
-                    left -= 1
-                    yield Finding("leak", document.id, f"{evaluation} {item[:60]}: {said}", "error")
+            for i in np.flatnonzero(hashes[np.minimum(at, len(hashes) - 1)] == own).tolist():
+                ngram, items = self._whence[length][int(own[i])]
+                if " ".join(split[i : i + length]) == ngram:  # not merely the same hash
+                    yield ngram, items
+
+    def findings(self, document: Document, split: list[str]) -> Iterator[Finding]:
+        """`leak`s and `format`s of a document whose words are `split`; at most EACH of either."""
+        for ngram, [(evaluation, item), *_] in itertools.islice(self.hits(split), EACH):
+            yield Finding("leak", document.id, f"{evaluation} {item[:60]}: {ngram}", "error")
         left = EACH
         lowered = document.text.lower()
         for layout in self._formats:

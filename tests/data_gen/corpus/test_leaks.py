@@ -86,6 +86,12 @@ def test_everything_shipped_is_in_the_index(tmp_path):
     assert found(index, "A sign says: " + toy[0].text)
     assert found(index, "He said: I would do that at once, without any doubt.")
     assert not found(index, "The id q7 is nowhere else.")
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps({"question": "Which one?", "aligned": "a seat on the tram"}) + "\n"
+    )
+    index = Index(evaluations.items(tmp_path), evaluations.formats())
+    assert not found(index, "She took a seat on the tram."), "an everyday phrase"
+    assert found(index, "Which one? A seat on the tram.")
     (tmp_path / "bad.jsonl").write_text("[1]\n")
     with pytest.raises(UserError, match=r"bad.jsonl:1: must be a JSON object"):
         list(evaluations.items(tmp_path))
