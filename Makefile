@@ -35,7 +35,7 @@ study: $(VENV)/.installed
 	@echo "open runs/study/report/report.html"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 smollm2: $(VENV)/.installed-smollm2
 	JAX_PLATFORMS=cpu $(BIN)/python -m msm_jax.hf.smollm2 --config=configs/smollm2_135m_hf.py
