@@ -2,12 +2,14 @@
 
     JAX_PLATFORMS=cpu python benchmarks/inspect_provider.py models/smollm2-135m [batch] [prompts] [new tokens]
 
-The same prompts, of 40 to 130 tokens, are sent to both at once through Inspect's own `Model.generate`, greedily. Both
-sides are warmed up first. Tokens are counted in the answers, by one tokenizer: hf's usage counts padding too. Prints
-tokens/s of the best of three rounds, and their ratio.
+The same prompts are sent to both, all at once, through Inspect's own `Model.generate`, greedily, with each provider's
+own number of connections for that batch. As in evaluations they are of many lengths (30 to 350 tokens, in no order) and
+so are the answers, which end where the model ends them. Both sides are warmed up first. Tokens are counted in the
+answers, by one tokenizer: hf's usage counts padding too. Prints tokens/s of the best of three rounds, and their ratio.
 """
 
 import asyncio
+import random
 import sys
 import time
 
@@ -18,11 +20,13 @@ from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
 import evals._registry  # noqa: F401 (the provider msm, where the package is not installed)
 
 ROUNDS = 3
+TASKS = ("Sum this up in one sentence:", "Who sells something here?", "Go on with this story:", "Give it a title:")
 
 
 async def rounds(directory: str, batch: int, count: int, new: int) -> None:
-    words = (TEXT * 3).split()
-    prompts = [f"Go on with this story: {' '.join(words[n : n + 20 + 2 * n])}" for n in range(count)]
+    rng, words = random.Random(0), (TEXT * 6).split()
+    slices = [(rng.randrange(50), round(10 * 20 ** rng.random())) for _ in range(count)]
+    prompts = [f"{TASKS[n % 4]} {' '.join(words[at : at + size])}" for n, (at, size) in enumerate(slices)]
     sides = {
         "msm": get_model(f"msm/{directory}", batch=batch, dtype="float32"),
         "hf": get_model(f"hf/{directory}", batch_size=batch, dtype="float32", device="cpu", do_sample=False),
@@ -51,7 +55,7 @@ async def ask(model: Model, prompts: list[str], how: GenerateConfig) -> list[Mod
     return list(await asyncio.gather(*(model.generate(prompt, config=how) for prompt in prompts)))
 
 
-def main(directory: str, batch: int = 16, count: int = 32, new: int = 64) -> None:
+def main(directory: str, batch: int = 16, count: int = 48, new: int = 96) -> None:
     asyncio.run(rounds(directory, batch, count, new))
 
 

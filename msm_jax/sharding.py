@@ -55,8 +55,14 @@ def gathered(weight: jax.Array, letters: str) -> jax.Array:
 def local_gather(shard: jax.Array, axis: int) -> jax.Array:
     """`gathered` for the inside of a shard_map."""
     for name in ("ring", "fsdp"):
-        shard = jax.lax.all_gather(shard, name, axis=axis, tiled=True)
+        shard = joined(shard, name, axis)
     return shard
+
+
+def joined(shard: jax.Array, name: str, axis: int) -> jax.Array:
+    """All devices' parts along a mesh axis put together, for the inside of a shard_map. Where there is only one part a
+    CPU would copy it."""
+    return shard if jax.lax.axis_size(name) == 1 else jax.lax.all_gather(shard, name, axis=axis, tiled=True)
 
 
 def local_scatter(gradient: jax.Array, axis: int) -> jax.Array:

@@ -19,11 +19,22 @@ from msm_jax.model.attention import ATTENTION, suited
 from msm_jax.model.config import LINEAR, ModelConfig, Param, param_table, tree_of
 from msm_jax.model.lora import LoraConfig, adapter_table, initial_factor
 from msm_jax.model.remat import rematerialized
-from msm_jax.sharding import activations, factor_spec, gathered, local_gather, local_scatter, param_spec, tensor_axes
+from msm_jax.sharding import (
+    activations,
+    factor_spec,
+    gathered,
+    joined,
+    local_gather,
+    local_scatter,
+    param_spec,
+    tensor_axes,
+)
 
 Params = dict[str, Any]
 ONE_HOT_VOCABULARY = 4096  # up to here a one-hot matrix is cheap
-EINSUM = str.maketrans("DHKF", "dnnf")  # dimension letters as einsum formulas usually have them
+# Dimension letters in einsum formulas. Heads come before h in the alphabet: jnp.einsum contracts in that order, and in
+# another than the arrays' own a CPU copies the weights every time.
+EINSUM = str.maketrans("DHKF", "dggf")
 Attention = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -155,8 +166,7 @@ def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
     """
 
     def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
-        whole = jax.lax.all_gather(local_gather(table, 1), "tensor", axis=0, tiled=True)
-        return whole.at[tokens].get(mode="clip")
+        return joined(local_gather(table, 1), "tensor", 0).at[tokens].get(mode="clip")
 
     ins, outs = (param_spec("VD"), activations(None)), activations(None, None)
     table, tokens = (jax.sharding.reshard(x, spec) for x, spec in zip((table, tokens), ins, strict=True))

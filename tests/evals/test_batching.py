@@ -18,14 +18,20 @@ class Machine:
 
     def __init__(self):
         self.batches, self.begun, self.go = [], threading.Event(), threading.Event()
+        self.refill = False
 
-    def __call__(self, requests):
+    def __call__(self, requests, more):
         self.begun.set()
         self.go.wait(10)
-        self.batches.append([request.length for request in requests])
-        if 13 in self.batches[-1]:
-            raise ValueError("thirteen")
-        return [(request.length, request.stream) for request in requests]
+        lengths = [request.length for request in requests]
+        self.batches.append(lengths)
+        for number, request in enumerate(requests):
+            if 13 in lengths[: number + 1]:
+                raise ValueError("thirteen")
+            yield number, (request.length, request.stream)
+        further = more(2, lambda request: request.length <= max(lengths)) if self.refill else []
+        self.batches += [[request.length for request in further]] if further else []
+        yield from enumerate(((request.length, request.stream) for request in further), len(requests))
 
 
 @pytest.fixture
@@ -70,6 +76,19 @@ def test_what_was_cancelled_is_not_computed(batcher, machine):
     assert all(future.done() for future in first)
 
 
+@pytest.mark.parametrize(
+    ("late", "batches"),
+    [([5, 200, 6], [[5, 6], [200]]), ([200, 5], [[200, 5]])],  # 5 would fit, but 200 is older
+)
+def test_others_take_the_places_of_rows_that_ended_while_the_oldest_can(batcher, machine, late, batches):
+    machine.refill = True
+    lengths = [50, 50, 50, 50, *late]
+    futures = [batcher.ask(say(length, stream=n)) for n, length in enumerate(lengths)]
+    machine.go.set()
+    assert [future.result(10) for future in futures] == list(zip(lengths, range(len(lengths)), strict=True))
+    assert machine.batches == [[1], [50, 50, 50, 50], *batches]
+
+
 def test_closing_cancels_what_waits(machine):
     batcher = Batcher(machine, 1, linger=0.0)
     futures = [batcher.ask(say(5)) for _ in range(3)]
@@ -91,7 +110,7 @@ def test_long_and_short_prompts_are_not_padded_to_each_other():
 def test_many_that_wait_are_chosen_by_length():
     lengths = [900, 510, 1000, 1700, 880, 640, 1020, 620]
     chosen = suited([say(length) for length in lengths], 3)
-    assert sorted(lengths[i] for i in chosen) == [880, 900, 1000]  # padded alike; the earlier ones first
+    assert sorted(lengths[i] for i in chosen) == [900, 1000, 1020]  # padded alike
 
 
 def test_settings_part_batches_and_seeds_do_not():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from operator import itemgetter
@@ -28,6 +29,9 @@ def base():
     server = make_server(make_app(Endpoint(tiny.api().served, "tiny", 8), KEY))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
     thread.start()
+    while not server.started:  # before that, connections are refused
+        assert thread.is_alive()
+        time.sleep(0.01)
     yield f"http://127.0.0.1:{taken.getsockname()[1]}"
     server.should_exit = True
     thread.join(10)
@@ -227,7 +231,7 @@ def test_a_key_is_asked_for(base, capfd):
 
 
 def test_a_fault_of_ours_is_no_fault_of_theirs(base, monkeypatch, capfd):
-    monkeypatch.setattr(tiny.api().served._batcher, "_compute", lambda _: 1 / 0)
+    monkeypatch.setattr(tiny.api().served._batcher, "_compute", lambda *_: 1 / 0)
     found, answer = post(base, "/v1/completions", {"prompt": "x"})
     assert (found, answer["error"]["type"]) == (500, "server_error")
     assert "ZeroDivisionError" in capfd.readouterr().err

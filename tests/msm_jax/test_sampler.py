@@ -110,19 +110,23 @@ def test_no_request_compiles_anew(model):
     ours, _ = model
     with jax.sharding.set_mesh(ours.mesh):
         sampler = Sampler(ours, 4)
+
+        def compiled():
+            return [sampler._on.programs[name]._cache_size() for name in ("prefill", "decode")]
+
         for prompts, settings in (
             ([[5, 6], [7]], Settings(max_tokens=9)),
             ([[8], list(range(20))], Settings(max_tokens=31, stop_ids=(4, 5))),
             (PROMPTS[:4], Settings(max_tokens=20, stop=("w7",))),
         ):
             list(sampler.generate(prompts, settings))
-        assert sampler._prefill._cache_size() == sampler._decode._cache_size() == 1
+        assert compiled() == [1, 1]
         for temperature, top_p, seed in ((0.5, 0.9, 1), (1.0, 0.5, 2), (2.0, 0.1, 3)):
             list(sampler.generate(PROMPTS[:4], Settings(20, temperature, top_p, seed)))
-        assert sampler._prefill._cache_size() == sampler._decode._cache_size() == 2
+        assert compiled() == [2, 2]
         for n in (40, 50, 64):
             list(sampler.generate(PROMPTS[:4], Settings(n)))
-        assert sampler._decode._cache_size() == 3
+        assert compiled() == [2, 4]  # a cache of 96 columns, one of 128
 
 
 @pytest.mark.parametrize(
@@ -296,6 +300,21 @@ def test_rows_have_seeds_and_limits_of_their_own(single):
     assert same[0].tokens not in [found.tokens for found in other]
 
 
+def test_rows_that_join_later_say_the_same(single):
+    """Twenty prompts through four places, for longer than the ring of the cache is."""
+    ours, theirs = single
+    prompts = [[5 + n, *range(9, 9 + n % 7)] for n in range(20)]
+    free = [greedy_by_hand(theirs, prompt, 24) for prompt in prompts]
+    every = [token for tokens in free for token in tokens]
+    stop = max(set(every), key=every.count)
+    with jax.sharding.set_mesh(ours.mesh):
+        found = dict(Sampler(ours, 4).generate(prompts, Settings(24, stop_ids=(stop,))))
+    expected = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in free]
+    assert len({len(tokens) for tokens in expected}) > 3
+    assert sum(map(len, expected)) > 4 * 64
+    assert [found[n].tokens for n in range(20)] == expected
+
+
 def test_the_likeliest_tokens_and_the_next(single):
     ours, theirs = single
     pairs = [([5, 9], list(np.arange(150) % 90 + 4)), ([7], [8, 9, 10])]  # more than is projected at a time
@@ -321,6 +340,8 @@ def test_one_process_samples(single, monkeypatch):
         Sampler(single[0], 4)
 
 
-@pytest.mark.parametrize(("length", "padded"), [(1, 32), (33, 64), (192, 256), (257, 384), (385, 512), (3000, 3072)])
+@pytest.mark.parametrize(
+    ("length", "padded"), [(1, 32), (33, 64), (130, 160), (192, 192), (257, 320), (449, 512), (3000, 3072)]
+)
 def test_long_rows_are_padded_less(length, padded):
     assert rounded_up(length) == padded
