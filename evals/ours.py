@@ -1,7 +1,7 @@
-"""Inspect's `@task` under this project's name, `msm_jax/<task>`.
+"""Inspect's `@task` under this project's name, `msm_jax/<task>`, whatever way the package was found.
 
-Inspect names a task after the top-level package of its module, `evals`, which no distribution is called: an editable
-install then gives it no name at all, and `inspect eval-retry` cannot find it again.
+Inspect would name a task after its module's top-level package, `evals`, which no distribution is called, and leave the
+package out where it lies in the current directory: `inspect eval-retry` then cannot find the task again.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,11 @@ from typing import TypeVar
 import inspect_ai
 from inspect_ai import Task
 
-import msm_jax
-
 Maker = TypeVar("Maker", bound=Callable[..., Task])
+PACKAGE = "msm_jax"
 
 
 def task(made: Maker) -> Maker:
     """Registers a function that makes a task."""
-    made.__module__ = msm_jax.__name__
-    return inspect_ai.task(made)
+    made.__module__ = f"{PACKAGE}.tasks"  # no module: Inspect asks it for no package
+    return inspect_ai.task(name=f"{PACKAGE}/{made.__name__}")(made)

@@ -69,7 +69,7 @@ class _Heard(Hooks):
         return _listening is not None
 
     async def on_sample_end(self, data: SampleEnd) -> None:
-        if _listening is not None:
+        if _listening is not None and data.sample.error is None:  # one that failed may be run again
             _listening.sample()
 
 
