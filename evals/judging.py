@@ -20,6 +20,7 @@ from inspect_ai.model import (
     get_model,
     model_roles,
 )
+from inspect_ai.model._model import active_model
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 ROLE = "grader"
@@ -81,7 +82,14 @@ def the_judge() -> Model:
 
 @solver
 def needs_judge() -> Solver:
-    """For a task's `setup`: stops before the first request where there is no judge."""
+    """For a task's `setup`: stops before the first request where there is no judge; where an evaluation is about to
+    start, which has its roles by then, at once.
+
+    Raises:
+      PrerequisiteError: as the_judge().
+    """
+    if active_model():
+        the_judge()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         the_judge()
