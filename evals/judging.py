@@ -5,6 +5,7 @@ with its reason, and no default stands in for it. Every answer is kept in Inspec
 evaluation that was killed asks nothing twice.
 """
 
+import asyncio
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,7 @@ def needs_judge() -> Solver:
     Raises:
       PrerequisiteError: as the_judge().
     """
-    if active_model():
+    if _is_starting():
         the_judge()
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
@@ -96,6 +97,15 @@ def needs_judge() -> Solver:
         return state
 
     return solve
+
+
+def _is_starting() -> bool:
+    """Is this task made by an evaluation that begins? It does so in its event loop, with its model and roles set."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return active_model() is not None
 
 
 async def ask(judge: Model, question: str | list[ChatMessage], form: Form, purpose: str, repeat: int = 0) -> Judgement:

@@ -58,7 +58,7 @@ class Plan:
             "judge": config.judge if self.judged else "",
             "model_args": self.model_args,
             "max_errors": config.max_errors,
-        }
+        } | ({"max_tokens": config.max_tokens} if config.max_tokens else {})
 
 
 def plan(config: ConfigDict) -> Plan:
@@ -70,10 +70,10 @@ def plan(config: ConfigDict) -> Plan:
         raise UserError("config.tasks: none given; --config.tasks=\"('agentic_misalignment',)\"")
     if not config.out:
         raise UserError("config.out: no directory given")
-    if config.every < 1 or config.retries < 1 or not 0 <= config.max_errors < 1 or config.max_connections < 0:
-        raise UserError(
-            "config: every and retries must be at least 1, max_errors from 0 to below 1, max_connections ≥ 0"
-        )
+    if config.every < 1 or config.retries < 1 or not 0 <= config.max_errors < 1:
+        raise UserError("config: every and retries must be at least 1, max_errors from 0 to below 1")
+    if config.max_connections < 0 or config.max_tokens < 0:
+        raise UserError("config: max_connections and max_tokens must be 0 or more")
     runs = targets.runs_of([*([config.run] if config.run else []), *config.runs])
     models = targets.models_of(config.models)
     if not runs and not models:
@@ -319,7 +319,7 @@ def main(argv: list[str]) -> None:
     for target in made.models:
         if target.is_elsewhere:
             _model(*targets.inspect_model(target, made.model_args), "config.models")
-    manner = Manner(logs, judge, config.max_connections, config.max_errors, config.retries)
+    manner = Manner(logs, judge, config.max_connections, config.max_errors, config.retries, config.max_tokens)
     sweep = Sweep(config, made, manner)
     with owned(out):
         claim(out, made.recipe(config))

@@ -117,7 +117,7 @@ class Run(Pretrained):
         try:
             found = open_pretrained(self._base_reference)
         except UserError as error:
-            where = "say where it is now by config.base (export) or config.lora.base (train)"
+            where = "say where it is now by config.base (export), config.lora.base (train) or adapter= (evaluations)"
             raise UserError(f"{self.reference}: its base cannot be opened ({error}); {where}") from error
         if found.id != self.manifest["inputs"]["base"]["id"]:
             raise UserError(f"{found.reference}: not the base that {self.reference} was trained on; restore that one")
@@ -335,6 +335,7 @@ def open_model(reference: str, adapter: str = "", dtype: str = "", template: str
       UserError: as open_pretrained; a tokenizer with more ids than the embedding has rows.
     """
     source = open_pretrained(adapter or reference, base=reference if adapter else "", step=step)
+    _ = source.base  # of an adapter: it is found now, or nothing is computed
     kind = dtype or source.dtype
     param_dtype = kind if dtype or not isinstance(source, Run) else source.model.param_dtype
     cfg = ModelConfig(**source.shape, dtype=kind, param_dtype=param_dtype)

@@ -24,8 +24,11 @@ def get_config() -> ConfigDict:
             "tasks": (),  # 'name:key=value,key=value'; epochs and limit may be given to any
             "judge": "",  # a model of Inspect, in the role grader; tasks that need none do without
             "out": "runs/sweep",  # directory, here or gs://: logs, results, curves
-            "cache": "",  # local directory of the judge's answers; empty: OUT/cache, or Inspect's own where OUT is gs://
+            # Local directory of the judge's answers and compiled programs; empty: OUT/cache, or Inspect's own and none
+            # where OUT is gs://.
+            "cache": "",
             "max_connections": 0,  # requests to a model at once; 0: as its provider says
+            "max_tokens": 0,  # of an answer at most, where a task allows more: for a quick look; 0: as tasks say
             "max_errors": 0.0,  # share of samples that may fail; more, and the evaluation is not finished
             "retries": 1,  # of an evaluation in which samples failed; those alone are run again
             "follow": False,  # waits for the checkpoints of runs that are still going

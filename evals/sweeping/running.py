@@ -25,18 +25,20 @@ from evals.sweeping.tasks import Spec, plain
 from msm_jax import cli
 
 CACHE = "INSPECT_CACHE_DIR"  # where Inspect keeps generations that ask to be kept
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"  # where JAX, when it is imported, looks for what was compiled before
 
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
     """How pairs are evaluated, the same for all. max_errors: share of samples that may fail. retries: of a whole
-    evaluation, by which only its failed samples are asked again."""
+    evaluation, by which only its failed samples are asked again. max_tokens: of an answer, where a task allows more."""
 
     logs: str
     judge: Model | None
     max_connections: int
     max_errors: float
     retries: int
+    max_tokens: int = 0
 
     def directory(self, target: Target, spec: Spec) -> str:
         return f"{self.logs}/{target.directory}/{spec.directory}"
@@ -90,17 +92,20 @@ def quietly() -> contextlib.AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def cached(directory: Path | None) -> Iterator[None]:
-    """Judges' answers are kept in this directory; None: where Inspect keeps them for this user."""
-    before = os.environ.get(CACHE)
+    """Judges' answers are kept in this directory, and compiled programs, which all checkpoints of a run share; None:
+    where Inspect and JAX keep them for this user."""
+    before = {name: os.environ.get(name) for name in (CACHE, PROGRAMS)}
     if directory is not None:
         os.environ[CACHE] = str(directory.absolute())
+        os.environ.setdefault(PROGRAMS, str(directory.absolute() / "programs"))
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(CACHE, None)
-        else:
-            os.environ[CACHE] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def is_done(directory: str) -> bool:
@@ -118,11 +123,14 @@ def _headers(directory: str) -> list[EvalLog]:
 
 def evaluate(target: Target, model: Model, spec: Spec, manner: Manner) -> str:
     """Evaluates one pair, or goes on with it. Returns what went wrong, in a line; "" where nothing did."""
+    task = spec.build()
+    if manner.max_tokens:
+        task.config.max_tokens = min(task.config.max_tokens or manner.max_tokens, manner.max_tokens)
     facts = {"label": spec.label, "arm": target.arm, "seed": target.seed, "checkpoint": target.step}
     try:
         with quietly():
             success, logs = eval_set(
-                spec.build(),
+                task,
                 log_dir=manner.directory(target, spec),
                 model=model,
                 model_roles={judging.ROLE: manner.judge} if manner.judge else None,

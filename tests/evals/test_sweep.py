@@ -238,8 +238,27 @@ def test_task_specs_are_read():
     assert tasking.is_judged(sweeping.plain_choice()) is False
 
 
+@pytest.mark.parametrize(("own", "cap", "found"), [(None, 7, 7), (4096, 7, 7), (3, 7, 3), (3, 0, 3)])
+def test_answers_are_cut_where_a_task_allows_more(monkeypatch, own, cap, found):
+    given = []
+    monkeypatch.setattr(running, "eval_set", lambda task, **_: (given.append(task), (True, []))[1])
+    spec = tasking.parse("plain_choice:cells=a")
+    made = spec.build()
+    made.config.max_tokens = own
+    monkeypatch.setattr(tasking.Spec, "build", lambda _: made)
+    manner = running.Manner("logs", None, 0, 0.0, 1, cap)
+    assert running.evaluate(targets.models_of(("scripted/4",))[0], None, spec, manner) == ""
+    assert [task.config.max_tokens for task in given] == [found]
+
+
 def test_the_cache_is_put_back(tmp_path, monkeypatch):
+    environ = running.os.environ
     monkeypatch.setenv(running.CACHE, "before")
+    monkeypatch.delenv(running.PROGRAMS, raising=False)
     with running.cached(tmp_path):
-        assert running.os.environ[running.CACHE] == str(tmp_path)
-    assert running.os.environ[running.CACHE] == "before"
+        assert (environ[running.CACHE], environ[running.PROGRAMS]) == (str(tmp_path), str(tmp_path / "programs"))
+    assert environ[running.CACHE] == "before"
+    assert running.PROGRAMS not in environ
+    monkeypatch.setenv(running.PROGRAMS, "one's own")
+    with running.cached(tmp_path):
+        assert environ[running.PROGRAMS] == "one's own"
