@@ -217,7 +217,8 @@ def paired(
         interval, over, units = t_interval(per_seed.tolist(), level), "seeds", per_seed
         drawn = nested_bootstrap(differences, level, rng_seed=rng_seed)
     else:
-        interval, over, units = _over_items(per_item, level, rng_seed), "items", per_item
+        rates = all(0 <= v <= 1 for pair in pairs for arm in pair for repeats in arm.values() for v in repeats)
+        interval, over, units = _over_items(per_item, rates, level, rng_seed), "items", per_item
         drawn = interval
     wilcoxon = float(stats.wilcoxon(per_item).pvalue) if np.any(per_item) else 1.0
     once = [
@@ -238,10 +239,15 @@ def paired(
     )
 
 
-def _over_items(values: np.ndarray, level: float, rng_seed: int) -> Interval:
-    """cells_interval of one cell; differences of rates lie between −1 and 1, and are moved to where it knows rates."""
-    if np.abs(values).max() > 1:
-        return cells_interval([[[v] for v in values]], level, rng_seed=rng_seed)
+def _over_items(values: np.ndarray, rates: bool, level: float, rng_seed: int) -> Interval:
+    """cells_interval of one cell; differences of rates lie between −1 and 1, and are moved to where it knows rates. Of
+    others few get Student's t, whatever range they happen to have."""
+    if not rates:
+        if len(values) >= FEW and np.ptp(values) > 0:
+            return cells_interval([[[v] for v in values]], level, rng_seed=rng_seed)
+        found = t_interval(values.tolist(), level)
+        nothing = float("nan")
+        return found if found.low < found.high else Interval(found.mean, nothing, nothing, found.n)
     moved = cells_interval([[[(v + 1) / 2] for v in values]], level, rng_seed=rng_seed)
     return Interval(float(values.mean()), 2 * moved.low - 1, 2 * moved.high - 1, moved.n)
 

@@ -242,7 +242,7 @@ def test_adjusted_p_values():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_difference_that_never_varies_is_not_certain(sign):
     """Two seeds, six items, all different in the same way: the t test over seeds would say p = 0 and no interval."""
-    arms = ({s: observed([v] * 6) for s in (1, 2)} for v in (sign, 0.0))
+    arms = ({s: observed([v] * 6) for s in (1, 2)} for v in (max(sign, 0.0), max(-sign, 0.0)))
     found = paired(*arms)
     assert (found.over, found.interval.mean) == ("items", sign)
     assert found.p == pytest.approx(2 * 0.5**6)
@@ -258,3 +258,17 @@ def test_a_few_items_do_not_rule_out_the_other_sign():
     ratings = paired({0: observed([9.0, 9.0])}, {0: observed([2.0, 2.0])})
     assert ratings.interval.mean == 7
     assert math.isnan(ratings.interval.low)
+
+
+def test_a_few_differences_of_what_is_no_rate_get_students_t():
+    """Bits per byte, say: that they differ by less than 1 makes them no rates."""
+    base = {f"{n}": [value] for n, value in enumerate((1.20, 1.31, 1.27, 1.33))}
+    more = {item: [value + n / 100] for n, (item, (value,)) in enumerate(base.items(), 7)}
+    found = paired({0: more}, {0: base})
+    low, high = stats.t.interval(0.95, 3, 0.085, stats.sem([0.07, 0.08, 0.09, 0.10]))
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high))
+    assert found.interval.excludes_zero
+    assert found.p < 0.05
+    same = paired({0: {item: [5.0] for item in base}}, {0: {item: [4.5] for item in base}})
+    assert same.interval.mean == 0.5
+    assert math.isnan(same.interval.low)
